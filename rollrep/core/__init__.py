@@ -1,0 +1,1 @@
+"""Nouns, errors and pure rules.  Touches no file, no database, no network."""
