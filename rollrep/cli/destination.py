@@ -1,0 +1,298 @@
+"""The commands of the destination: where a source's past is kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.core import clock
+from rollrep.core.clock import iso
+from rollrep.core.errors import PartlyDone, RollrepError, UsageError
+from rollrep.core.moments import parse_moment, show_distance
+from rollrep.core.units import show_bytes, show_duration
+from rollrep.jobs.config import FILE_NAME, Config, Job, add_job, find_config, load_config, unknown_job
+
+config_option = click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="The configuration file (rollrep.toml)."
+)
+
+
+def _config(ctx: click.Context, config: Path | None) -> Config:
+    return load_config(find_config(config or ctx.obj, os.environ))
+
+
+def _jobs(config: Config, names: Sequence[str]) -> list[Job]:
+    missing = next((name for name in names if name not in config.jobs), None)
+    if missing is not None:
+        raise unknown_job(config, missing)
+    if not config.jobs:
+        raise UsageError(f"{config.path} has no jobs", remedy="add one: rollrep init JOB SOURCE")
+    return [config.jobs[name] for name in names] or list(config.jobs.values())
+
+
+@click.command("init")
+@click.argument("job")
+@click.argument("source")
+@click.option("--identity", type=click.Path(path_type=Path), help="The private key to log in with.")
+@click.option("--remote-command", help="How rollrep is started on the source.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be added.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("init")
+def init_command(
+    ctx: click.Context,
+    job: str,
+    source: str,
+    identity: Path | None,
+    remote_command: str | None,
+    dry_run: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Add a pull job for SOURCE to rollrep.toml.
+
+    SOURCE is ssh://[user@]host[:port]/NAME (a name that the key may pull), ssh://host//absolute/path, or
+    local:/absolute/path.
+    """
+    from rollrep.jobs.config import job_section
+    from rollrep.transport.address import parse_address
+
+    parse_address(source)
+    path = config or ctx.obj or Path(os.environ.get("ROLLREP_CONFIG", FILE_NAME))
+    if dry_run:
+        text = job_section(job, source, identity=identity, remote_command=remote_command)
+        emit(as_json, "init", {"config": str(path), "job": job, "dry_run": True, "text": text}, text)
+        return
+    made = add_job(path, job, source, identity=identity, remote_command=remote_command)
+    emit(
+        as_json,
+        "init",
+        {"config": str(path), "job": made.name, "source": made.source, "dry_run": False},
+        f"{path}: job {made.name} pulls {made.source}",
+        f"  next: rollrep check {made.name}    (and, the first time, confirms the source's host key)",
+        f"        rollrep pull {made.name}",
+    )
+
+
+@click.command("check")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option("--accept-host-key", metavar="SHA256:...", help="Trust the source's host key if this is its fingerprint.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("check")
+def check_command(
+    ctx: click.Context, jobs: tuple[str, ...], accept_host_key: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Is the set-up right and fresh?  One line per item, with the next command.
+
+    Exits non-zero when an item fails, with that failure's exit code.
+    """
+    from rollrep.jobs.check import FAIL, accept, check_job
+
+    loaded = _config(ctx, config)
+    chosen = _jobs(loaded, jobs)
+    if accept_host_key:
+        if len(chosen) != 1:
+            raise UsageError("--accept-host-key is for one job", remedy="rollrep check JOB --accept-host-key SHA256:...")
+        say(f"trusted from now on, in {accept(chosen[0], accept_host_key)}")
+    reports = [(job.name, check_job(loaded, job)) for job in chosen]
+    lines = [
+        line
+        for name, items in reports
+        for item in items
+        for line in (f"{item.state:8}{name}: {item.item}: {item.text}", *([f"        next: {item.next}"] if item.next else []))
+    ]
+    told = [{"job": name, "items": [item.as_json() for item in items]} for name, items in reports]
+    emit(as_json, "check", {"jobs": told}, *lines)
+    codes = {item.exit_code for _, items in reports for item in items if item.state == FAIL}
+    if codes:
+        sys.exit(codes.pop() if len(codes) == 1 else 1)
+
+
+@click.command("pull")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@config_option
+@json_option
+@click.pass_context
+@reporting("pull")
+def pull_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | None, as_json: bool) -> None:
+    """Fetch what is new from the sources of all jobs, or of the named ones, once.
+
+    One job that fails does not stop the others; then the exit code is 3, or the error's own when all
+    failed alike.
+    """
+    loaded = _config(ctx, config)
+    _pull(loaded, _jobs(loaded, jobs), as_json, "pull")
+
+
+@click.command("mirror")
+@click.argument("job")
+@click.option("--accept-source", is_flag=True, help="The source is another database or machine now, and that is right.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("mirror")
+def mirror_command(ctx: click.Context, job: str, accept_source: bool, config: Path | None, as_json: bool) -> None:
+    """Mirror JOB again, table by table, although its position may be good."""
+    loaded = _config(ctx, config)
+    _pull(loaded, _jobs(loaded, [job]), as_json, "mirror", mirror=True, accept_source=accept_source)
+
+
+def _pull(
+    config: Config, jobs: list[Job], as_json: bool, schema: str, *, mirror: bool = False, accept_source: bool = False
+) -> None:
+    from rollrep.cli.progress import CopyProgress
+    from rollrep.hooks import plugin_manager
+    from rollrep.jobs.run import Result, run_pull
+
+    hooks = plugin_manager()
+    results: list[Result] = []
+    with CopyProgress(enabled=somebody_watches() and not as_json) as progress:
+        for job in jobs:
+            result = run_pull(config, job, hooks, progress.advance, mirror=mirror, accept_source=accept_source)
+            results.append(result)
+            if result.error:
+                say(f"rollrep: {job.name}: {result.error.facts}")
+                if result.error.remedy:
+                    say(f"  next: {result.error.remedy.replace(' JOB', ' ' + job.name)}")
+            for each in result.outcome.refused:
+                say(f"rollrep: {job.name}: NOT CARRIED {each}")
+            if somebody_watches() and not as_json and not result.error:
+                say(_summary(result))
+    if as_json:
+        emit(True, schema, {"jobs": [result.as_json() for result in results]})
+    failed = [result.error for result in results if result.error]
+    if failed:
+        codes = {error.exit_code for error in failed}
+        sys.exit(codes.pop() if len(failed) == len(results) and len(codes) == 1 else PartlyDone.exit_code)
+
+
+def _summary(result: object) -> str:
+    from rollrep.jobs.run import Result
+
+    assert isinstance(result, Result)
+    outcome = result.outcome
+    said = f"{result.job}: {outcome.answer.replace('_', ' ')}"
+    if outcome.answer == "mirror":
+        said += f" ({outcome.reason}): {len(outcome.tables_mirrored)} tables, {outcome.rows_mirrored:,} rows,"
+    said += f" {outcome.operations:,} operations, {show_bytes(result.bytes_received)} received"
+    at = f" at {outcome.time}, log id {outcome.position.id}" if outcome.position else ""
+    return f"{said} in {result.seconds:.1f} s; the mirror is the source{at}"
+
+
+@click.command("points")
+@click.argument("job")
+@config_option
+@json_option
+@click.pass_context
+@reporting("points")
+def points_command(ctx: click.Context, job: str, config: Path | None, as_json: bool) -> None:
+    """List the points of JOB that are known, oldest first."""
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.restore import restorable
+    from rollrep.jobs.run import point_json, store_of
+
+    loaded = _config(ctx, config)
+    store = store_of(loaded, _jobs(loaded, [job])[0])
+    store.require()
+    with Catalog(store.catalog) as catalog:
+        points = restorable(store, catalog)
+    emit(
+        as_json,
+        "points",
+        {"job": job, "points": [point_json(point) for point in points]},
+        *(
+            f"{point.point:>6}  {iso(point.time)}  id {point.id:<10} {point.kind:<12} {point.label or ''}".rstrip()
+            for point in points
+        ),
+    )
+
+
+@click.command("restore")
+@click.argument("job")
+@click.option("--at", default="latest", show_default=True, help="latest, point:17, label:X, id:45678, a time, '2h ago'.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("restore")
+def restore_command(
+    ctx: click.Context,
+    job: str,
+    at: str,
+    output: Path,
+    force: bool,
+    dry_run: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Give back the database of JOB as it was at a moment, as a file.
+
+    The moment that was chosen is always said: the nearest point at or before what was asked for.
+    """
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.restore import find_point, plan, restore
+    from rollrep.hooks import plugin_manager
+    from rollrep.jobs.run import store_of, tell_restored
+
+    loaded = _config(ctx, config)
+    store = store_of(loaded, _jobs(loaded, [job])[0])
+    store.require()
+    began = clock.monotonic_s()
+    moment = parse_moment(at, now=clock.now())
+    try:
+        with Catalog(store.catalog) as catalog:
+            point = find_point(catalog, moment)
+            chosen = plan(store, catalog, point)
+            asked = getattr(moment, "moment", None)
+            distance = f", {show_distance(point.time, asked)} than asked" if asked and asked != point.time else ""
+            local = point.time.astimezone()
+            say(
+                f"{job}: point {point.point} ({point.kind}{', ' + point.label if point.label else ''}), log id {point.id},"
+                f" {iso(point.time)} = {local:%Y-%m-%d %H:%M:%S %Z}{distance}"
+            )
+            if dry_run:
+                emit(
+                    as_json,
+                    "restore",
+                    {"dry_run": True, "point": point.point, "id": point.id, "time": iso(point.time)},
+                    f"would unpack {chosen.snapshot.path}, replay {chosen.operations:,} log rows, write {output}",
+                )
+                return
+            progress = say if somebody_watches() and not as_json else lambda _text: None
+            restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
+    except RollrepError as error:
+        error.remedy = error.remedy.replace(" JOB", f" {job}")
+        raise
+    seconds = clock.monotonic_s() - began
+    tell_restored(plugin_manager(), job, restored)
+    emit(
+        as_json,
+        "restore",
+        {
+            "point": point.point,
+            "id": point.id,
+            "time": iso(point.time),
+            "output": str(output),
+            "rows": restored.rows,
+            "seconds": round(seconds, 3),
+        },
+        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok, in {show_duration(seconds)}",
+    )
+
+
+COMMANDS: dict[str, click.Command] = {
+    command.name or "": command
+    for command in (init_command, check_command, pull_command, mirror_command, points_command, restore_command)
+}
+
+

@@ -1,0 +1,63 @@
+"""`rollrep`: the commands of the destination, and `rollrep source` for beside the application."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from rollrep import __version__
+from rollrep.cli.output import set_up_logging
+
+
+class Lazy(click.Group):
+    """Loads the two halves only when asked: `source serve` starts once per connection."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from rollrep.cli import destination
+
+        return [*destination.COMMANDS, "source"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "source":
+            from rollrep.cli import source
+
+            return source.source
+        from rollrep.cli import destination
+
+        return destination.COMMANDS.get(cmd_name)
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rollrep")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="The configuration file (rollrep.toml).")
+@click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
+    """Replicates SQLite databases between machines over SSH, and takes them back in time.
+
+    Beside the application:  rollrep source install DB
+    On the other machine:    rollrep init JOB SOURCE, then rollrep pull JOB, rollrep restore JOB --at ...
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 partly, 10 not set up, 11 locked,
+    12 login refused, 13 host key, 14 mirror needed, 15 schema, 16 verify failed, 17 not restorable,
+    18 disk full, 75 temporary (retries used up), 130/143 stopped by a signal.
+    """
+    ctx.obj = config
+    set_up_logging(verbose)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(cli.main(prog_name="rollrep", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

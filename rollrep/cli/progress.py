@@ -1,0 +1,37 @@
+"""A bar while tables are copied, on a terminal only."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class CopyProgress:
+    """`advance(job, table, rows)` as rows arrive; silent unless `enabled`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:,.0f} rows"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not enabled,
+        )
+        self._task = None if not enabled else self._bar.add_task("", visible=False)
+
+    def __enter__(self) -> CopyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, job: str, table: str, rows: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, description=f"{job}: mirroring {table}", advance=rows, visible=True)

@@ -1,0 +1,280 @@
+"""`rollrep source ...`: what one types beside the application."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import click
+
+from rollrep.cli.output import emit, json_option, reporting, say
+from rollrep.core.errors import NotSetUp, UsageError
+from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
+from rollrep.source.database import open_source, translated
+from rollrep.source.install import Report, install, uninstall
+from rollrep.source.log import has_log, read_meta, write_point
+from rollrep.source.tables import Limits
+
+DEFAULTS = Limits()
+QUIESCE_DEADLINE_S = 10.0
+
+database = click.argument("db", type=click.Path(path_type=Path), metavar="DB")
+
+
+@click.group()
+def source() -> None:
+    """Beside the application: install, uninstall, status, point, authorize, serve."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[apsw.Connection]:
+    with contextlib.closing(open_source(path)) as db, translated(path):
+        yield db
+
+
+@source.command("install")
+@database
+@click.option("--keep-rows", type=int, help=f"Rows the log holds.  [default: {DEFAULTS.keep_rows:,}]")
+@click.option("--keep-bytes", help=f"Bytes the log holds.  [default: {show_bytes(DEFAULTS.keep_bytes)}]")
+@click.option("--keep-age", help=f"How old its rows may be.  [default: {DEFAULTS.keep_age_s / 86400:.0f}d]")
+@click.option("--keep-keys", type=int, help=f"Keys of forgotten rows it holds.  [default: {DEFAULTS.keep_keys:,}]")
+@click.option("--tables", multiple=True, metavar="GLOB", help="Capture only these tables (repeatable).")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tables out (repeatable).")
+@click.option("--print-sql", is_flag=True, help="Print the statements that run.")
+@click.option("-n", "--dry-run", is_flag=True, help="Change nothing; say what would be done.")
+@json_option
+@reporting("source.install")
+def install_command(
+    db: Path,
+    keep_rows: int | None,
+    keep_bytes: str | None,
+    keep_age: str | None,
+    keep_keys: int | None,
+    tables: tuple[str, ...],
+    exclude: tuple[str, ...],
+    print_sql: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Install the rolling log in DB, or bring it up to date.
+
+    One transaction; doing it again changes nothing.  What is not given stays as it was chosen before.
+    """
+    with _opened(db) as connection:
+        before = read_meta(connection) if has_log(connection) else None
+        old = before.limits if before else DEFAULTS
+        limits = Limits(
+            keep_rows=_positive("--keep-rows", keep_rows, old.keep_rows),
+            keep_bytes=_positive("--keep-bytes", parse_bytes(keep_bytes) if keep_bytes else None, old.keep_bytes),
+            keep_age_s=parse_duration_s(keep_age) if keep_age else old.keep_age_s,
+            keep_keys=_positive("--keep-keys", keep_keys, old.keep_keys),
+        )
+        include = tables or (before.include if before else ())
+        left_out = exclude or (before.exclude if before else ())
+        report = install(connection, limits, include, left_out, dry_run=dry_run)
+        journal_mode = str(connection.pragma("journal_mode"))
+    if print_sql and not as_json:
+        for statement in report.statements:
+            click.echo(f"{statement};")
+    emit(as_json, "source.install", _report_json(db, report, journal_mode, dry_run, print_sql))
+    if not as_json:
+        _tell_installed(db, report, journal_mode, dry_run)
+
+
+def _positive(option: str, value: int | None, otherwise: int) -> int:
+    if value is None:
+        return otherwise
+    if value < 1:
+        raise UsageError(f"{option} is {value}", remedy="give a number above 0")
+    return value
+
+
+def _report_json(db: Path, report: Report, journal_mode: str, dry_run: bool, print_sql: bool) -> dict[str, object]:
+    return {
+        "database": str(db),
+        "database_id": report.database,
+        "epoch": report.epoch,
+        "created": report.created,
+        "captured": list(report.captured),
+        "kept": list(report.kept),
+        "released": list(report.released),
+        "refused": [{"table": each.table, "reason": each.reason} for each in report.refused],
+        "limits": _limits_json(report.limits),
+        "journal_mode": journal_mode,
+        "dry_run": dry_run,
+        "statements": list(report.statements) if print_sql else len(report.statements),
+    }
+
+
+def _limits_json(limits: Limits) -> dict[str, object]:
+    return {
+        "rows": limits.keep_rows,
+        "bytes": limits.keep_bytes,
+        "age_s": limits.keep_age_s,
+        "keys": limits.keep_keys,
+    }
+
+
+def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
+    if not report.statements:
+        click.echo(f"{db}: all is as it should be; nothing was changed")
+    else:
+        click.echo(f"{db}: the rolling log {'is' if not dry_run else 'would be'}"
+                   f" {'installed' if report.created else 'brought up to date'}")  # fmt: skip
+    total = len(report.captured) + len(report.kept)
+    click.echo(f"  captured   {total} tables" + (f" ({would}new: {', '.join(report.captured)})" if report.captured else ""))
+    if report.released:
+        click.echo(f"  released   {', '.join(report.released)}")
+    for each in report.refused:
+        click.echo(f"  NOT CARRIED {each.table}: {each.reason}")
+    limits = report.limits
+    click.echo(
+        f"  keeps      {limits.keep_rows:,} rows, {show_bytes(limits.keep_bytes)}, {show_duration(limits.keep_age_s)},"
+        f" whichever is reached first; then {limits.keep_keys:,} keys"
+    )
+    if journal_mode != "wal":
+        click.echo(
+            f"  WARN       journal_mode is {journal_mode}: a pull makes the application's writes wait for moments;"
+            " better: PRAGMA journal_mode = WAL"
+        )
+    if dry_run:
+        return
+    name = db.stem
+    path = db.resolve()
+    user, host = getpass.getuser(), platform.node()
+    click.echo("  next, on the other machine:")
+    click.echo(f"    rollrep init {name} ssh://{user}@{host}/{path}")
+    click.echo(f"    rollrep pull {name}")
+    click.echo(f"  or with a key that can do nothing else, here: rollrep source authorize --db {name}={path} KEY.pub")
+
+
+@source.command("uninstall")
+@database
+@json_option
+@reporting("source.uninstall")
+def uninstall_command(db: Path, as_json: bool) -> None:
+    """Remove every trace of the rolling log from DB.
+
+    Destinations keep what they have, and mirror again should it be installed once more.
+    """
+    with _opened(db) as connection:
+        if not has_log(connection):
+            raise NotSetUp(f"{db} has no rolling log", remedy="nothing to remove")
+        tables = uninstall(connection)
+    emit(
+        as_json,
+        "source.uninstall",
+        {"database": str(db), "released": tables},
+        f"{db}: the rolling log is removed; {len(tables)} tables are no longer captured",
+    )
+
+
+@source.command("status")
+@database
+@json_option
+@reporting("source.status")
+def status_command(db: Path, as_json: bool) -> None:
+    """Show what the log of DB holds, how far back it reaches, and what it captures."""
+    from rollrep.source.status import read_status
+
+    with _opened(db) as connection:
+        status = read_status(connection)
+    emit(as_json, "source.status", status.as_json(), *status.lines(str(db)))
+
+
+@source.command("point")
+@database
+@click.option("--label", help="What the point is called.")
+@click.option(
+    "--deadline", default="10s", show_default=True, help="How long plugins may take to bring the application to rest."
+)
+@json_option
+@reporting("source.point")
+def point_command(db: Path, label: str | None, deadline: str, as_json: bool) -> None:
+    """Write a consistency point: the database is in a known good state now.
+
+    Plugins that can are asked to bring the application to rest for it.
+    """
+    from rollrep.hooks import call_safely, plugin_manager, quiesced
+
+    hooks = plugin_manager()
+    asked = bool(hooks.hook.rollrep_quiesce.get_hookimpls())
+    with _opened(db) as connection:
+        read_meta(connection)
+        with quiesced(hooks, db.resolve(), label, parse_duration_s(deadline)) as at_rest:
+            kind = "plugin" if asked and at_rest else "operator"
+            point = write_point(connection, label, kind)
+    if asked and not at_rest:
+        say("rollrep: a plugin could not bring the application to rest in time; the point says so (kind operator)")
+    call_safely(hooks.hook.rollrep_point_written, database=db.resolve(), id=point.id, time=point.time, label=label)
+    emit(
+        as_json,
+        "source.point",
+        {"id": point.id, "time": point.time, "label": point.label, "kind": point.kind},
+        f"{point.id}\t{point.time}\t{point.label or ''}",
+    )
+
+
+def _named_databases(pairs: tuple[str, ...]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not name or not path.startswith("/"):
+            raise UsageError(f"--db {pair!r} is not NAME=/absolute/path", remedy="for example: --db shop=/srv/shop/app.db")
+        named[name] = Path(path)
+    return named
+
+
+@source.command("serve")
+@click.option("--db", "databases", multiple=True, metavar="NAME=PATH", help="Serve only these databases (repeatable).")
+@reporting("source.serve")
+def serve_command(databases: tuple[str, ...]) -> None:
+    """Speak the protocol on stdin and stdout; SSH starts this, people do not.
+
+    With --db, in a forced command of authorized_keys, nothing but the named databases can be pulled.
+    """
+    from rollrep.source.serve import serve
+
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    named = _named_databases(databases)
+    if named and asked and shlex.split(asked)[-2:] != ["source", "serve"]:
+        raise UsageError("this key may only pull with rollrep", remedy=f"it may pull: {', '.join(sorted(named))}")
+    if sys.stdin.isatty():
+        say("rollrep source serve speaks with another rollrep, over SSH; end it with Ctrl-D")
+    serve(sys.stdin.buffer, sys.stdout.buffer, named or None)
+
+
+@source.command("authorize")
+@click.option("--db", "databases", multiple=True, required=True, metavar="NAME=PATH", help="What the key may pull.")
+@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.pub")
+@json_option
+@reporting("source.authorize")
+def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> None:
+    """Print the authorized_keys line that lets KEY.pub pull the named databases, and nothing else."""
+    named = _named_databases(databases)
+    for name, path in named.items():
+        with _opened(path) as connection:
+            if not has_log(connection):
+                raise NotSetUp(f"{name} ({path}) has no rolling log", remedy=f"install it: rollrep source install {path}")
+    try:
+        fields = key.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{key} can't be read as a public key: {error}", remedy="make one: ssh-keygen -t ed25519") from error
+    if len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-", "sk-")):
+        raise UsageError(f"{key} is not a public key", remedy="give the file that ends in .pub")
+    program = shutil.which("rollrep") or "rollrep"
+    options = " ".join(f"--db {shlex.quote(f'{name}={path}')}" for name, path in named.items())
+    command = f"{shlex.quote(program)} source serve {options}".replace("\\", "\\\\").replace('"', '\\"')
+    line = f'restrict,command="{command}" {" ".join(fields)}'
+    emit(as_json, "source.authorize", {"line": line, "databases": {n: str(p) for n, p in named.items()}}, line)
+    if not as_json:
+        say(f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or the file of whoever may read the database")

@@ -1,0 +1,116 @@
+"""The words both sides share: position, shape, table, point, facts of a source.
+
+All are frozen values that travel as JSON inside the wire's messages and the archive's manifests.
+Knows: nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+PREFIX = "_rollrep_"
+"""Every object of ours inside somebody's database has a name that begins so."""
+
+
+class Op(enum.IntEnum):
+    """What a log row records.  The numbers are at rest in archives: never reuse one."""
+
+    DELETE = 0
+    """the row with this key is gone"""
+    PUT = 1
+    """the row with this key is now exactly this"""
+    TOUCHED = 2
+    """the statement that follows may remove the row with this key, unseen (a REPLACE does)"""
+    POINT = 3
+    """a consistency point: v0 label, v1 kind"""
+    MARK = 4
+    """something about the log itself: v0 what, v1 details"""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a destination has come: the last log row it has, and proof that it is that row."""
+
+    epoch: str
+    id: int
+    proof: str
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """One uninterrupted capture of one table: which value of a log row is which column.
+
+    `columns` are in log order, key columns first.  A rowid table without an INTEGER PRIMARY KEY has
+    its rowid as first value, under the name by which it can be reached (`rowid`, `oid`, `_rowid_`),
+    and `hidden_key` is true.  Another shape id of the same table means that operations between the two
+    may be missing, so the table must be mirrored again.
+    """
+
+    id: int
+    table: str
+    columns: tuple[str, ...]
+    key_width: int
+    hidden_key: bool
+    without_rowid: bool
+    key_collations: tuple[str, ...]
+    unique_columns: tuple[str, ...]
+    """columns that some UNIQUE index other than the key names; ("*",) when that can't be told"""
+    autoincrement: bool
+    touches_logged: bool
+    """false where a UNIQUE index could not be probed: such a table is replayed row by row"""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.columns[: self.key_width]
+
+    @property
+    def width(self) -> int:
+        return len(self.columns)
+
+
+class SchemaObject(msgspec.Struct, frozen=True):
+    """A row of sqlite_schema that is the application's own."""
+
+    type: str
+    name: str
+    table: str
+    sql: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A table that can't be captured, and why, in words for the person."""
+
+    table: str
+    reason: str
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Everything about a source's schema that the mirror must have too."""
+
+    objects: tuple[SchemaObject, ...]
+    shapes: tuple[Shape, ...]
+    refused: tuple[Refused, ...]
+    encoding: str
+    page_size: int
+    auto_vacuum: int
+    journal_mode: str
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What no trigger sees, read in the same transaction as `head`.  `time` is the source's own clock."""
+
+    head: Position
+    time: str
+    user_version: int
+    application_id: int
+    sequence: tuple[tuple[str, int], ...]
+    """rows of sqlite_sequence of the captured tables"""
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A consistency point as it stands in the log: prefix of the log up to and including `id`."""
+
+    id: int
+    time: str
+    kind: str
+    label: str | None

@@ -1,0 +1,1 @@
+"""The destination: archive, mirror, snapshots, and the way back to a moment."""

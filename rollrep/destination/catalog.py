@@ -1,0 +1,207 @@
+"""The catalog: what exists of one job, and what is missing.
+
+    line      one unbroken history of a source; a restored or replaced source begins another
+    segment   archived log rows first..last of a line, in a file
+    point     a consistency point that can be restored, numbered for people
+    snapshot  the whole database at one log id of a line, in a file
+    hole      a stretch of a line without operations: what a mirror operation jumped over
+    event     what happened, for people
+
+Everything in it is also said by the files themselves; it is the index, never the only copy.
+
+Knows: SQL of its own tables.  Does not know: the mirror, the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import apsw
+
+from rollrep.core.clock import from_iso, iso, now
+from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.nouns import Point
+
+FORMAT = 1
+SCHEMA = f"""
+CREATE TABLE line(line INTEGER PRIMARY KEY, epoch TEXT NOT NULL, reason TEXT NOT NULL, began TEXT NOT NULL);
+CREATE TABLE segment(line, first, last, proof, path TEXT NOT NULL, bytes, PRIMARY KEY(line, first)) WITHOUT ROWID;
+CREATE TABLE point(point INTEGER PRIMARY KEY, line, epoch, id, kind, label, time, UNIQUE(line, id, kind, label));
+CREATE INDEX point_by_time ON point(line, time);
+CREATE TABLE snapshot(line, id, time, path TEXT NOT NULL, bytes, raw_bytes, PRIMARY KEY(line, id)) WITHOUT ROWID;
+CREATE TABLE hole(line, after, until, reason, at, PRIMARY KEY(line, after)) WITHOUT ROWID;
+CREATE TABLE event(id INTEGER PRIMARY KEY, at, kind, detail);
+CREATE TABLE state(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), points_through, points_line, confirmed);
+INSERT INTO state VALUES (1, 0, 0, NULL);
+PRAGMA user_version = {FORMAT};
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    line: int
+    epoch: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    line: int
+    first: int
+    last: int
+    proof: str
+    path: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogPoint:
+    """A point as people name it: `point` is its number, `id` its place in the log."""
+
+    point: int
+    line: int
+    epoch: str
+    id: int
+    kind: str
+    label: str | None
+    time: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    line: int
+    id: int
+    time: dt.datetime
+    path: str
+    bytes: int
+    raw_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hole:
+    line: int
+    after: int
+    until: int
+    reason: str
+
+
+class Catalog:
+    """Open it under the job's lock to write; readers need none."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+        try:
+            self._db = apsw.Connection(str(path), flags=flags)
+            self._db.set_busy_timeout(10_000)
+            found = int(self._db.pragma("user_version"))
+            if found == 0 and create:
+                self._db.execute("PRAGMA journal_mode = WAL").fetchall()
+                with self._db:
+                    self._db.execute(SCHEMA).fetchall()
+            elif found != FORMAT:
+                raise RollrepError(
+                    f"{path} has format {found}, this rollrep reads {FORMAT}", remedy="use the rollrep that wrote it"
+                )
+            self._db.execute("PRAGMA synchronous = FULL")
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise VerifyFailed(f"{path} is damaged: {error}") from error
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """For transactions: `with catalog.connection:` makes what is inside all or nothing."""
+        return self._db
+
+    def newest_line(self) -> Line | None:
+        row = self._db.execute("SELECT line, epoch FROM line ORDER BY line DESC LIMIT 1").fetchone()
+        return Line(*row) if row else None
+
+    def begin_line(self, epoch: str, reason: str) -> Line:
+        self._db.execute("INSERT INTO line(epoch, reason, began) VALUES (?, ?, ?)", (epoch, reason, iso(now())))
+        return Line(self._db.last_insert_rowid(), epoch)
+
+    def add_segment(self, segment: Segment) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO segment(line, first, last, proof, path, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+            dataclasses.astuple(segment),
+        )
+
+    def segments_after(self, line: int, log_id: int) -> list[Segment]:
+        """Segments of `line` that follow `log_id` and one another without a hole, oldest first."""
+        found: list[Segment] = []
+        start = self._db.execute(
+            "SELECT ifnull(max(first), 0) FROM segment WHERE line = ? AND first <= ?", (line, log_id + 1)
+        ).fetchone()[0]
+        for row in self._db.execute("SELECT * FROM segment WHERE line = ? AND first >= ? ORDER BY first", (line, start)):
+            segment = Segment(*row)
+            if segment.first > log_id + 1:
+                break
+            if segment.last > log_id:
+                found.append(segment)
+                log_id = segment.last
+        return found
+
+    def points_recorded_through(self, line: int) -> int:
+        row = self._db.execute("SELECT points_line, points_through FROM state").fetchone()
+        return int(row[1]) if row[0] == line else 0
+
+    def add_points(self, line: Line, points: Iterable[Point], through: int) -> list[CatalogPoint]:
+        """Records the points that are new; returns those."""
+        added: list[CatalogPoint] = []
+        for point in points:
+            self._db.execute(
+                "INSERT INTO point(line, epoch, id, kind, label, time) SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
+                " (SELECT 1 FROM point WHERE line=?1 AND id=?3 AND kind=?4 AND label IS ?5)",
+                (line.line, line.epoch, point.id, point.kind, point.label, point.time),
+            )
+            if self._db.changes():
+                number = self._db.last_insert_rowid()
+                time = from_iso(point.time)
+                added.append(CatalogPoint(number, line.line, line.epoch, point.id, point.kind, point.label, time))
+        self._db.execute("UPDATE state SET points_line = ?, points_through = ?", (line.line, through))
+        return added
+
+    def points(self) -> list[CatalogPoint]:
+        """All of them, oldest line first, in the log's order: order is by id, never by clock."""
+        rows = self._db.execute("SELECT point, line, epoch, id, kind, label, time FROM point ORDER BY line, id, point")
+        return [CatalogPoint(*row[:6], from_iso(row[6])) for row in rows]
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO snapshot(line, id, time, path, bytes, raw_bytes) VALUES (?, ?, ?, ?, ?, ?)",
+            (snapshot.line, snapshot.id, iso(snapshot.time), snapshot.path, snapshot.bytes, snapshot.raw_bytes),
+        )
+
+    def snapshots(self) -> list[Snapshot]:
+        """Oldest line first, in the log's order."""
+        rows = self._db.execute("SELECT line, id, time, path, bytes, raw_bytes FROM snapshot ORDER BY line, id")
+        return [Snapshot(row[0], row[1], from_iso(row[2]), *row[3:]) for row in rows]
+
+    def add_hole(self, hole: Hole) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO hole(line, after, until, reason, at) VALUES (?, ?, ?, ?, ?)",
+            (hole.line, hole.after, hole.until, hole.reason, iso(now())),
+        )
+
+    def holes(self) -> list[Hole]:
+        return [Hole(*row) for row in self._db.execute("SELECT line, after, until, reason FROM hole ORDER BY line, after")]
+
+    def confirm(self, time: str) -> None:
+        """Remembers that the mirror was the source at the source's time `time`."""
+        self._db.execute("UPDATE state SET confirmed = ?", (time,))
+
+    def confirmed(self) -> dt.datetime | None:
+        text = self._db.execute("SELECT confirmed FROM state").fetchone()[0]
+        return from_iso(text) if text else None
+
+    def note(self, kind: str, **detail: object) -> None:
+        """Writes an event."""
+        self._db.execute("INSERT INTO event(at, kind, detail) VALUES (?, ?, ?)", (iso(now()), kind, json.dumps(detail)))

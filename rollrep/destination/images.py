@@ -1,0 +1,54 @@
+"""Images: SQLite databases in memory that carry rows here, put beside the mirror to be read by SQL.
+
+    batch.log      operations                 chunk.rows     rows of one table, in key order
+
+An image is believed only when its one table is exactly what is expected: nothing else in it is read.
+
+Knows: the wire's image layouts.  Does not know: where images come from, what is done with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from rollrep.core.errors import VerifyFailed
+from rollrep.core.nouns import Op, Point, Shape
+from rollrep.wire.images import log_table, log_width, rows_table
+
+TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', at)"
+
+
+def attach_log(db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape]) -> None:
+    """Makes `batch` this image.  Raises VerifyFailed where it is not rows `first` to `last`, each once."""
+    _attach(db, "batch", raw, log_table("log", log_width(shapes)))
+    found = db.execute("SELECT min(id), max(id), count(*) FROM batch.log").fetchone()
+    if found != (first, last, last - first + 1):
+        raise VerifyFailed(f"a batch holds log rows {found[0]} to {found[1]} ({found[2]}), not {first} to {last}")
+
+
+def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
+    """Makes `chunk` this image of rows of `shape`."""
+    _attach(db, "chunk", raw, rows_table("rows", shape.width))
+
+
+def points_in(db: apsw.Connection) -> tuple[Point, ...]:
+    """The consistency points in `batch`."""
+    return tuple(
+        Point(*row)
+        for row in db.execute(
+            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT) FROM batch.log"
+            f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id"
+        )
+    )
+
+
+def _attach(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
+    try:
+        db.deserialize(name, raw)
+        found = db.execute(f"SELECT type, sql FROM {name}.sqlite_schema").fetchall()
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise VerifyFailed(f"a {name} is no database: {error}") from error
+    if found != [("table", expected)]:
+        raise VerifyFailed(f"a {name} holds something else than was asked for")

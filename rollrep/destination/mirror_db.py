@@ -1,0 +1,92 @@
+"""The mirror's database: opening it so that replay changes exactly what the log says, and its state.
+
+Foreign keys are off and triggers are off: their effects are in the log already.  CHECK constraints
+are not judged again.  Views and triggers stay in the schema; a restored database has them.
+
+    _rollrep_state   one row: position, schema, identity, and what a mirror operation has done
+
+Knows: SQL of its own table, core.  Does not know: replay, the wire.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from rollrep.core.nouns import PREFIX, Layout, Position
+from rollrep.destination.container import disk_room
+
+STATE = f"{PREFIX}state"
+CACHE_KIB = 32_768
+
+
+class State(msgspec.Struct, frozen=True):
+    """Everything a mirror knows of itself; it moves in the same transaction as the data."""
+
+    line: int
+    position: Position
+    time: str
+    """the source's clock when it was at `position`"""
+    layout: Layout
+    schema_digest: str
+    database_id: str
+    instance: str
+    copied: tuple[int, ...] = ()
+    """shape ids whose tables a mirror operation has finished; empty in a finished mirror"""
+    copying: int = 0
+    """the shape id of the table under way"""
+    after_key: tuple[str, ...] | None = None
+    """the last key copied of that table"""
+    reason: str = ""
+    """why a mirror operation is under way; empty in a finished mirror"""
+    began_after: int = 0
+    """where the hole of a mirror operation begins"""
+
+
+def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:
+    """A connection for replay.  With `layout`, a new empty database of its encoding and page size.
+
+    Attaches an empty `batch` and `chunk`, because an image can only be put in their place outside of
+    transactions.
+    """
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if layout else 0)
+    with disk_room(path):
+        db = apsw.Connection(str(path), flags=flags)
+    try:
+        db.set_busy_timeout(10_000)
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        if layout:
+            db.execute(f"PRAGMA encoding = '{layout.encoding}'").fetchall()
+            db.execute(f"PRAGMA page_size = {layout.page_size:d}").fetchall()
+            db.execute(f"PRAGMA auto_vacuum = {layout.auto_vacuum:d}").fetchall()
+            db.execute(f"CREATE TABLE {STATE}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "foreign_keys = OFF",
+            "ignore_check_constraints = ON",
+            f"cache_size = -{CACHE_KIB}",
+        ):
+            db.execute(f"PRAGMA {pragma}").fetchall()
+        for image in ("batch", "chunk"):
+            db.execute(f"ATTACH ':memory:' AS {image}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def read_state(db: apsw.Connection) -> State | None:
+    """None in a mirror whose first state was never committed."""
+    found = db.execute("SELECT count(*) FROM main.sqlite_schema WHERE name = ?", (STATE,)).fetchone()[0]
+    row = db.execute(f"SELECT body FROM main.{STATE}").fetchone() if found else None
+    return msgspec.json.decode(row[0], type=State) if row else None
+
+
+def write_state(db: apsw.Connection, state: State) -> None:
+    db.execute(
+        f"INSERT OR REPLACE INTO main.{STATE}(only_row, body) VALUES (1, ?)", (msgspec.json.encode(state).decode(),)
+    )

@@ -1,0 +1,269 @@
+"""The mirror operation: the source's tables, chunk by chunk, into a mirror of their own, then published.
+
+    begin ──► for each table: [log tail + chunk of rows] in one transaction, position inside
+          ──► the log's rest up to a commit of the source ──► publish
+
+Each chunk is read at the source in one transaction with the log up to that moment, so it has an exact
+position and writers go on.  While it lasts, every table copied so far is at that position for the keys
+copied, and what the log says of later keys is applied too: the staging mirror is always a subset of the
+source as of its position.  Every step drains the log, so the log that is chased can't be fallen off while
+the connection holds; after an interruption it goes on where it was.
+
+Readers keep the old mirror until the new one is whole.  Tail rows are replayed in order, because a chunk's
+tail may end between a TOUCHED row and the row it announces.
+
+Knows: replay, the mirror's state, the wire's session.  Does not know: SSH, the catalog, policies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from rollrep.core import sql
+from rollrep.core.nouns import Position, Shape
+from rollrep.destination import container
+from rollrep.destination.container import unpack
+from rollrep.destination.images import attach_log, attach_rows
+from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.schema import evolve
+from rollrep.destination.snapshots import copy_database
+from rollrep.destination.store import Store
+from rollrep.wire.messages import Answer, Batch, Chunk, SendChunk
+from rollrep.wire.session import Session
+
+Progress = Callable[[str, int], None]
+"""called with (table, rows) as rows arrive"""
+
+
+@dataclasses.dataclass
+class Copied:
+    """What a mirror operation moved."""
+
+    tables: list[str] = dataclasses.field(default_factory=list)
+    rows: int = 0
+    operations: int = 0
+
+
+class Mirroring:
+    """One mirror operation, begun or taken up again; its state is in the staging database."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store = store
+        self._progress = progress
+        self.copied = Copied()
+        self._db: apsw.Connection | None = None
+
+    def take_up(self) -> State | None:
+        """The state of an operation that was interrupted, or None."""
+        if not self._store.staging.is_file():
+            return None
+        self._db = open_mirror(self._store.staging)
+        state = read_state(self._db)
+        if state is None:
+            self.discard()
+        return state
+
+    def discard(self) -> None:
+        """Drops the staging mirror; the old mirror is untouched."""
+        self.close()
+        remove_database(self._store.staging)
+
+    def begin(self, answer: Answer, layout_before: State | None, line: int, position: Position, after: int) -> State:
+        """Makes the staging mirror: empty, or for a change of schema a copy of the mirror.
+
+        `position` is where its tables begin to be chased from, `after` where the hole begins.
+        """
+        layout = answer.layout or (layout_before.layout if layout_before else None)
+        assert layout is not None, "a source sends its layout whenever the destination has none"
+        self.discard()
+        partly = answer.reason == "schema"
+        if partly:
+            with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
+                copy_database(mirror, self._store.staging)
+        self._db = open_mirror(self._store.staging, layout=None if partly else layout)
+        old = layout_before.layout if partly and layout_before else None
+        copied = [shape.id for shape in layout.shapes]
+        with transaction(self._db):
+            to_copy = {shape.id for shape in evolve(self._db, old, layout)}
+            state = State(
+                line=line,
+                position=position,
+                time=answer.facts.time,
+                layout=layout,
+                schema_digest=answer.schema_digest,
+                database_id=answer.database_id,
+                instance=answer.instance,
+                copied=tuple(shape_id for shape_id in copied if shape_id not in to_copy),
+                reason=answer.reason,
+                began_after=after,
+            )
+            write_state(self._db, state)
+        return state
+
+    def change_schema(self, state: State, answer: Answer) -> State:
+        """Goes on under another schema: only the tables concerned start again."""
+        assert answer.layout is not None
+        with transaction(self.db):
+            to_copy = {shape.id for shape in evolve(self.db, state.layout, answer.layout)}
+            now_known = {shape.id for shape in answer.layout.shapes}
+            unfinished = {shape.id for shape in state.layout.shapes} - set(state.copied)
+            copied = tuple(sorted(now_known - to_copy - unfinished))
+            state = msgspec.structs.replace(
+                state,
+                layout=answer.layout,
+                schema_digest=answer.schema_digest,
+                copied=copied,
+                copying=state.copying if state.copying in now_known - to_copy else 0,
+            )
+            write_state(self.db, state)
+        return state
+
+    def copy_tables(self, session: Session, state: State) -> State:
+        """Copies every table that is not copied yet.
+
+        Raises SchemaChanged and LogOverrun as the session does; what is copied stays copied.
+        """
+        for shape in state.layout.shapes:
+            if shape.id not in state.copied:
+                state = self._copy_table(session, state, shape)
+        return state
+
+    def replay_rest(self, session: Session, state: State, answer: Answer) -> State:
+        """Replays the log up to `answer.facts.head`, which is a commit of the source; the mirror is whole."""
+        for batch, packed in session.batches(state.position.id, answer.facts.head.id):
+            self._attach_tail(batch, packed)
+            with transaction(self.db):
+                state = self._replay_tail(state, batch)
+                write_state(self.db, state)
+        with transaction(self.db):
+            apply_facts(self.db, answer.facts, state.layout.shapes)
+            state = msgspec.structs.replace(
+                state, position=answer.facts.head, time=answer.facts.time, instance=answer.instance,
+                copied=(), copying=0, after_key=None, reason="",
+            )  # fmt: skip
+            write_state(self.db, state)
+        return state
+
+    def publish(self) -> None:
+        """Makes the staging mirror the mirror: in one transaction of mirror.db, so that readers with open
+        connections see the old state or the new one.  Repeating it changes nothing."""
+        state = read_state(self.db)
+        assert state is not None and not state.reason, "only a whole mirror is published"
+        mirror = self._store.mirror
+        if not mirror.is_file():
+            self.db.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchall()
+            self.close()
+            self._store.staging.replace(mirror)
+            container.sync_folder(mirror.parent)
+            remove_database(self._store.staging)
+            return
+        with container.disk_room(mirror), contextlib.closing(open_mirror(mirror)) as target:
+            if target.pragma("page_size") != self.db.pragma("page_size"):
+                # A WAL database can't change its page size; the new file takes the name instead.
+                target.close()
+                remove_database(mirror)
+                self.publish()
+                return
+            with target.backup("main", self.db, "main") as backup:
+                backup.step(-1)
+            target.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
+        self.discard()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def db(self) -> apsw.Connection:
+        assert self._db is not None, "the operation has begun"
+        return self._db
+
+    def _copy_table(self, session: Session, state: State, shape: Shape) -> State:
+        if state.copying != shape.id:
+            state = msgspec.structs.replace(state, copying=shape.id, after_key=None)
+            with transaction(self.db):
+                self.db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
+                write_state(self.db, state)
+        ask = SendChunk(shape.id, state.after_key, state.position.id, state.schema_digest)
+        session.ask_chunk(ask)
+        while True:
+            tail, chunk = session.read_chunk(state.position.id)
+            complete = chunk is not None and chunk[0].complete
+            if not complete:
+                # Asked before this one is applied, so that the source reads while we write.
+                reached = chunk[0].facts.head.id if chunk else tail[0].last if tail else state.position.id
+                key = chunk[0].last_key if chunk else state.after_key
+                session.ask_chunk(SendChunk(shape.id, key, reached, state.schema_digest))
+            state = self._apply(state, shape, tail, chunk)
+            if complete:
+                self.copied.tables.append(shape.table)
+                return state
+
+    def _apply(
+        self, state: State, shape: Shape, tail: tuple[Batch, bytes] | None, chunk: tuple[Chunk, bytes] | None
+    ) -> State:
+        if tail:
+            self._attach_tail(*tail)
+        if chunk:
+            attach_rows(self.db, unpack(chunk[1], chunk[0].image.raw_bytes), shape)
+        with transaction(self.db):
+            if tail:
+                state = self._replay_tail(state, tail[0])
+            if chunk:
+                said = chunk[0]
+                values = ", ".join(f"v{n}" for n in range(shape.width))
+                self.db.execute(
+                    f"INSERT OR REPLACE INTO main.{sql.name(shape.table)}({sql.names(shape.columns)})"
+                    f" SELECT {values} FROM chunk.rows ORDER BY rowid"
+                )
+                self.copied.rows += said.rows
+                state = msgspec.structs.replace(
+                    state,
+                    position=said.facts.head,
+                    time=said.facts.time,
+                    after_key=None if said.complete else said.last_key,
+                    copying=0 if said.complete else shape.id,
+                    copied=(*state.copied, shape.id) if said.complete else state.copied,
+                )
+            write_state(self.db, state)
+        if chunk:
+            self._progress(shape.table, chunk[0].rows)
+        return state
+
+    def _attach_tail(self, batch: Batch, packed: bytes) -> None:
+        attach_log(self.db, unpack(packed, batch.image.raw_bytes), batch.first, batch.last, batch.shapes)
+
+    def _replay_tail(self, state: State, batch: Batch) -> State:
+        started = {
+            shape.id: shape for shape in state.layout.shapes if shape.id in state.copied or shape.id == state.copying
+        }
+        replay = Replay(self.db, started, in_order=True, ignore_unknown=True)
+        self.copied.operations += replay.window(batch.first, batch.last)
+        return msgspec.structs.replace(state, position=Position(batch.epoch, batch.last, batch.proof))
+
+
+@contextlib.contextmanager
+def transaction(db: apsw.Connection) -> Iterator[None]:
+    """All or nothing on the mirror.  Images are put in place before it begins."""
+    db.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def remove_database(path: Path) -> None:
+    """Removes a database with its side files."""
+    for ending in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -1,0 +1,402 @@
+"""One pull of one job: hello, then resume or mirror, then points and a snapshot when one is due.
+
+    archive ──► replay ──► position ──► points into the catalog ──► snapshot
+
+Each arrow may be the last thing a process does; the next pull goes on from there.  A batch is archived
+before it is replayed, rows and position commit together, and what the catalog does not know yet it
+learns from the segments.
+
+Knows: archive, mirror, mirroring, snapshots, the wire's session.  Does not know: SSH, configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import apsw
+import msgspec
+
+from rollrep import __version__
+from rollrep.core.clock import from_iso
+from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
+from rollrep.core.nouns import Facts, Point, Position
+from rollrep.destination.archive import Archive, SegmentHolds
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
+from rollrep.destination.container import disk_room
+from rollrep.destination.images import log_width
+from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
+from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.retention import Grid
+from rollrep.destination.snapshots import take_snapshot
+from rollrep.destination.store import Store
+from rollrep.wire.images import log_table
+from rollrep.wire.messages import Answer, Hello
+from rollrep.wire.session import LogOverrun, SchemaChanged, Session
+
+MOST_RESTARTS = 8
+"""how often one pull begins its mirror operation anew before it says that it can't keep up"""
+WINDOW_ROWS = 65_536
+OLD_LINE_ENDS = frozenset({"epoch", "diverged", "ahead"})
+"""answers after which the source's history is another one"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a pull is asked for beyond following the source."""
+
+    database: str
+    snapshot_s: float = 3600.0
+    keep: Grid = dataclasses.field(default_factory=Grid)
+    mirror: bool = False
+    """mirror again although the position is good"""
+    accept_source: bool = False
+    """believe that a source of another identity is the right one now"""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a pull did."""
+
+    answer: str = ""
+    reason: str = ""
+    operations: int = 0
+    position: Position | None = None
+    time: str = ""
+    tables_mirrored: list[str] = dataclasses.field(default_factory=list)
+    rows_mirrored: int = 0
+    points: list[CatalogPoint] = dataclasses.field(default_factory=list)
+    snapshot: Snapshot | None = None
+    refused: list[str] = dataclasses.field(default_factory=list)
+
+
+def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> Outcome:
+    """Brings the mirror up to a commit of the source.  Call it under the store's lock.
+
+    Raises core's errors; whatever was archived or committed before one stays, and is gone on from.
+    """
+    store.sweep()
+    with Catalog(store.catalog, create=True) as catalog:
+        return _Pull(store, catalog, session, wishes, progress).run()
+
+
+class _Pull:
+    def __init__(
+        self, store: Store, catalog: Catalog, session: Session, wishes: Wishes, progress: Progress
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._archive = Archive(store, catalog)
+        self._session = session
+        self._wishes = wishes
+        self._mirroring = Mirroring(store, progress)
+        self._out = Outcome()
+
+    def run(self) -> Outcome:
+        try:
+            state = self._follow()
+        finally:
+            self._mirroring.close()
+        self._settle(state)
+        return self._out
+
+    def _follow(self) -> State:
+        staged = self._mirroring.take_up()
+        if staged and not staged.reason:
+            # It was whole when the process died: only the publishing may be missing.
+            self._mirroring.publish()
+            staged = None
+        state = self._mirror_state()
+        if staged:
+            answer = self._hello(staged, staged.position)
+            if answer.kind != "mirror" or answer.reason == "schema":
+                self._out.answer, self._out.reason = "mirror", staged.reason
+                return self._mirror(answer, state, staged)
+            self._mirroring.discard()
+        position = self._archive.end(state.position, state.line) if state else None
+        answer = self._hello(state, position)
+        self._out.answer, self._out.reason = answer.kind, answer.reason
+        if answer.kind == "mirror":
+            return self._mirror(answer, state, None)
+        assert state is not None and position is not None, "only a position is resumed from"
+        return self._resume(state, position, answer)
+
+    def _mirror_state(self) -> State | None:
+        if not self._store.mirror.is_file():
+            return None
+        try:
+            with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
+                return read_state(mirror)
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise RollrepError(
+                f"{self._store.mirror} is damaged: {error}",
+                remedy=f"archive and snapshots are untouched; move it away and pull again: mv {self._store.mirror}"
+                f" {self._store.mirror}.damaged",
+            ) from error
+
+    def _hello(self, state: State | None, position: Position | None, *, again: bool = False) -> Answer:
+        answer = self._session.hello(
+            Hello(
+                version=__version__,
+                database=self._wishes.database,
+                position=position,
+                schema_digest=state.schema_digest if state else None,
+                mirror_requested=self._wishes.mirror and not again and not (state and state.reason),
+            )
+        )
+        if state and not self._wishes.accept_source:
+            self._same_source(state, answer)
+        if answer.layout:
+            self._out.refused = [f"{each.table}: {each.reason}" for each in answer.layout.refused]
+        return answer
+
+    def _same_source(self, state: State, answer: Answer) -> None:
+        job = self._store.job
+        remedy = f"if it is the right one now: rollrep mirror {job} --accept-source"
+        if state.database_id != answer.database_id:
+            raise UsageError(
+                f"the source of {job} is another database than the one mirrored so far; the mirror is untouched",
+                remedy=remedy,
+            )
+        if state.instance != answer.instance:
+            raise UsageError(
+                f"the source of {job} is a copy of the database on another machine or path; the mirror is untouched",
+                remedy=remedy,
+            )
+
+    # resume
+
+    def _resume(self, state: State, archived: Position, answer: Answer) -> State:
+        head = answer.facts.head.id
+        with contextlib.closing(open_mirror(self._store.mirror)) as mirror, disk_room(self._store.mirror):
+            try:
+                if head > state.position.id:
+                    line = Line(state.line, state.position.epoch)
+                    replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes})
+                    self._gather(mirror, replay, state, line, archived, answer)
+                    return self._commit_replay(mirror, replay, state, answer)
+                if self._facts_differ(mirror, answer.facts):
+                    with transaction(mirror):
+                        apply_facts(mirror, answer.facts, state.layout.shapes)
+                return msgspec.structs.replace(state, time=answer.facts.time)
+            except apsw.FullError as error:
+                raise OSError(28, str(error)) from error
+            finally:
+                remove_database(self._store.incoming)
+
+    def _gather(
+        self, mirror: apsw.Connection, replay: Replay, state: State, line: Line, archived: Position, answer: Answer
+    ) -> None:
+        """Archives what the source sends, and leaves every row to replay in `batch.log` of `mirror`.
+
+        A single image stays where it is, in memory.  Several are put into one file beside the mirror,
+        because a database can't be exchanged inside the one transaction that replays them all.
+        """
+        after, head = state.position.id, answer.facts.head.id
+        gathered = _Gathered(self._store.incoming)
+        try:
+            for holds in self._archive.attached(mirror, line.line, after, archived.id):
+                gathered.add(mirror, holds, last=holds.last == head)
+            for batch, packed in self._session.batches(archived.id, head):
+                is_last = batch.last == head
+                holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
+                gathered.add(mirror, holds, last=is_last)
+        except LogOverrun as overrun:
+            raise Temporary(
+                f"the log rolled over while it was read; it begins at {overrun.oldest} now",
+                remedy="the next pull mirrors again; a larger --keep-rows on the source makes that rarer",
+            ) from overrun
+        gathered.attach(mirror)
+
+    def _commit_replay(self, mirror: apsw.Connection, replay: Replay, state: State, answer: Answer) -> State:
+        head = answer.facts.head
+        new = msgspec.structs.replace(state, position=head, time=answer.facts.time)
+        with transaction(mirror):
+            for first in range(state.position.id + 1, head.id + 1, WINDOW_ROWS):
+                self._out.operations += replay.window(first, min(head.id, first + WINDOW_ROWS - 1))
+            apply_facts(mirror, answer.facts, state.layout.shapes)
+            write_state(mirror, new)
+        return new
+
+    def _facts_differ(self, mirror: apsw.Connection, facts: Facts) -> bool:
+        return (mirror.pragma("user_version"), mirror.pragma("application_id")) != (
+            facts.user_version,
+            facts.application_id,
+        )
+
+    # mirror
+
+    def _mirror(self, answer: Answer, state: State | None, staged: State | None) -> State:
+        for _ in range(MOST_RESTARTS):
+            try:
+                done = self._mirror_once(answer, state, staged)
+            except LogOverrun:
+                self._mirroring.discard()
+                staged = None
+                position = self._archive.end(state.position, state.line) if state else None
+                answer = self._hello(state, position, again=True)
+                if answer.kind != "mirror":
+                    answer = msgspec.structs.replace(answer, kind="mirror", reason="requested")
+                continue
+            copied = self._mirroring.copied
+            self._out.tables_mirrored, self._out.rows_mirrored = copied.tables, copied.rows
+            self._out.operations = copied.operations
+            return done
+        raise MirrorNeeded(
+            f"{self._store.job} can't be mirrored: its source writes faster than it can be copied",
+            remedy="give the log more room: rollrep source install DB --keep-rows N --keep-bytes SIZE",
+        )
+
+    def _mirror_once(self, answer: Answer, state: State | None, staged: State | None) -> State:
+        if staged is None:
+            self._keep_old_line(state, answer)
+            staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
+            if answer.reason == "schema" and state:
+                staged = self._replay_archived(state, staged)
+        elif answer.reason == "schema":
+            staged = self._mirroring.change_schema(staged, answer)
+        while True:
+            try:
+                staged = self._mirroring.copy_tables(self._session, staged)
+                last = self._hello(staged, staged.position, again=True)
+                if last.kind != "mirror":
+                    break
+                if last.reason != "schema":
+                    raise LogOverrun(last.oldest)
+            except SchemaChanged:
+                last = self._hello(staged, staged.position, again=True)
+                if last.kind == "mirror" and last.reason != "schema":
+                    raise LogOverrun(last.oldest) from None
+            if last.kind == "mirror":
+                staged = self._mirroring.change_schema(staged, last)
+        return self._publish(staged, last)
+
+    def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
+        """(line, position to chase the log from, last log id before the hole)."""
+        head = answer.facts.head
+        if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
+            newest = self._catalog.newest_line()
+            if state is None and newest and newest.epoch == head.epoch:
+                return newest.line, head, self._archive_end(newest.line)
+            return 0, head, head.id
+        after = self._archive.end(state.position, state.line).id
+        return state.line, state.position if answer.reason == "schema" else head, after
+
+    def _archive_end(self, line: int) -> int:
+        row = self._catalog.connection.execute("SELECT ifnull(max(last), 0) FROM segment WHERE line = ?", (line,))
+        return int(row.fetchone()[0])
+
+    def _keep_old_line(self, state: State | None, answer: Answer) -> None:
+        """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
+        if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
+            self._record_points(state, [])
+            take_snapshot(self._store, self._catalog)
+
+    def _replay_archived(self, state: State, staged: State) -> State:
+        """A changed schema begins from what was archived under the old one."""
+        old = {shape.id: shape for shape in state.layout.shapes if shape.id in staged.copied}
+        db = self._mirroring.db
+        replay = Replay(db, old, in_order=True, ignore_unknown=True)
+        for segment in self._catalog.segments_after(state.line, state.position.id):
+            holds = self._archive.attach(db, segment)
+            with transaction(db):
+                replay.window(max(holds.first, staged.position.id + 1), holds.last)
+                staged = msgspec.structs.replace(staged, position=Position(holds.epoch, holds.last, holds.proof))
+                write_state(db, staged)
+        return staged
+
+    def _publish(self, staged: State, last: Answer) -> State:
+        if staged.line == 0:
+            line = self._catalog.begin_line(last.facts.head.epoch, staged.reason)
+            staged = msgspec.structs.replace(staged, line=line.line)
+        elif last.facts.head.id > staged.began_after:
+            self._catalog.add_hole(Hole(staged.line, staged.began_after, last.facts.head.id, staged.reason))
+        done = self._mirroring.replay_rest(self._session, staged, last)
+        self._mirroring.publish()
+        return done
+
+    # afterwards
+
+    def _settle(self, state: State) -> None:
+        """The catalog learns what the mirror has; a snapshot is taken when one is due."""
+        head = Point(state.position.id, state.time, "pull", None)
+        self._out.points = self._record_points(state, [head])
+        self._out.position, self._out.time = state.position, state.time
+        self._catalog.confirm(state.time)
+        if self._snapshot_due(state):
+            self._out.snapshot = take_snapshot(self._store, self._catalog)
+        if self._out.answer == "mirror":
+            self._catalog.note(
+                "mirror",
+                reason=self._out.reason,
+                tables=self._out.tables_mirrored,
+                rows=self._out.rows_mirrored,
+                head=state.position.id,
+            )
+
+    def _record_points(self, state: State, more: list[Point]) -> list[CatalogPoint]:
+        line = Line(state.line, state.position.epoch)
+        recorded = self._catalog.points_recorded_through(state.line)
+        # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
+        starts = [recorded, *(h.until for h in self._catalog.holes() if h.line == state.line and h.until > recorded)]
+        by_id = {
+            point.id: point
+            for start in starts
+            for point in self._archive.points(state.line, start, state.position.id)
+        }
+        found = [by_id[log_id] for log_id in sorted(by_id)]
+        known = {point.id for point in self._catalog.points() if point.line == state.line} if more else set()
+        extra = [point for point in more if point.id not in by_id and point.id not in known]
+        with self._catalog.connection:
+            return self._catalog.add_points(line, [*found, *extra], state.position.id)
+
+    def _snapshot_due(self, state: State) -> bool:
+        mine = [snapshot for snapshot in self._catalog.snapshots() if snapshot.line == state.line]
+        if not mine:
+            return True
+        newest = mine[-1]
+        if newest.id == state.position.id:
+            return False
+        reach = self._archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
+        if reach.id < state.position.id:
+            return True
+        age_s = (from_iso(state.time) - newest.time).total_seconds()
+        return age_s >= self._wishes.snapshot_s or age_s < 0
+
+
+class _Gathered:
+    """Log rows of several images, in one file, so that one transaction can replay them all."""
+
+    def __init__(self, path: object) -> None:
+        self._path = str(path)
+        self._side: apsw.Connection | None = None
+        self._width = 0
+
+    def add(self, mirror: apsw.Connection, holds: SegmentHolds, *, last: bool) -> None:
+        """Takes the rows of `batch` into the file, unless it is the first image and the last."""
+        if last and self._side is None:
+            return
+        if self._side is None:
+            self._side = apsw.Connection(self._path)
+            for pragma in ("journal_mode = OFF", "synchronous = OFF", f"encoding = '{mirror.pragma('encoding')}'"):
+                self._side.execute(f"PRAGMA {pragma}").fetchall()
+            self._side.execute("ATTACH ':memory:' AS image")
+            self._width = log_width(holds.shapes)
+            self._side.execute(log_table("log", self._width))
+        width = log_width(holds.shapes)
+        for n in range(self._width, width):
+            self._side.execute(f"ALTER TABLE log ADD COLUMN v{n}")
+        self._width = max(self._width, width)
+        self._side.deserialize("image", mirror.serialize("batch"))
+        values = ", ".join(["id, at, shape, op", *(f"v{n}" for n in range(width))])
+        self._side.execute(f"INSERT INTO main.log({values}) SELECT {values} FROM image.log")
+
+    def attach(self, mirror: apsw.Connection) -> None:
+        """Makes the file `batch` of `mirror`, if there is one."""
+        if self._side is None:
+            return
+        self._side.close()
+        self._side = None
+        mirror.execute("DETACH batch")
+        mirror.execute("ATTACH ? AS batch", (self._path,))

@@ -1,0 +1,273 @@
+"""Restoring a point: the nearest snapshot before it, and the archive's tail up to it.
+
+    choose   which point is meant, of those in the catalog; pure
+    plan     which snapshot and which segments lead there, or why none do
+    run      into a temporary file beside the output, checked, then renamed
+
+Knows: catalog, archive, snapshots, replay.  Does not know: the wire, the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+
+from rollrep.core import sql
+from rollrep.core.clock import iso
+from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
+from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
+from rollrep.core.nouns import PREFIX, Layout
+from rollrep.destination import container
+from rollrep.destination.archive import Archive
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
+from rollrep.destination.mirror_db import STATE, open_mirror, read_state
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.snapshots import unpack_snapshot
+from rollrep.destination.store import Store
+
+Progress = Callable[[str], None]
+"""called with one sentence as each step begins"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a point is restored: this snapshot, then the log rows after it up to `point.id`."""
+
+    point: CatalogPoint
+    snapshot: Snapshot
+    segments: tuple[Segment, ...]
+
+    @property
+    def operations(self) -> int:
+        return self.point.id - self.snapshot.id
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    point: CatalogPoint
+    output: Path
+    rows: int
+
+
+def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetime | None) -> CatalogPoint:
+    """The point that `moment` means: for a time, the last point of the newest line at or before it.
+
+    `confirmed` is the source's time up to which the mirror is known to be the source.  Raises
+    NotRestorable with what exists instead.
+    """
+    if not points:
+        raise NotRestorable("there is no point yet", remedy="pull first: rollrep pull JOB")
+    if isinstance(moment, Latest):
+        return points[-1]
+    if isinstance(moment, ByPoint):
+        found = [point for point in points if point.point == moment.number]
+    elif isinstance(moment, ByLabel):
+        found = [point for point in points if point.label == moment.label]
+    elif isinstance(moment, ById):
+        found = [point for point in points if point.id == moment.id]
+    else:
+        return _choose_by_time(points, moment, confirmed)
+    if not found:
+        raise NotRestorable(f"there is no {_said(moment)}", remedy="see which points exist: rollrep points JOB")
+    return found[-1]
+
+
+def _choose_by_time(
+    points: Sequence[CatalogPoint], moment: ByTime, confirmed: dt.datetime | None
+) -> CatalogPoint:
+    newest = points[-1]
+    known_until = max(newest.time, confirmed or newest.time)
+    if moment.moment > known_until:
+        raise NotRestorable(
+            f"{iso(moment.moment)} is after the newest moment known of the source, {iso(known_until)}",
+            remedy="pull first, or restore the newest state: --at latest",
+        )
+    effective = effective_times(points)
+    before = [point for point, time in zip(points, effective, strict=True) if time <= moment.moment]
+    if not before:
+        first = min(points, key=lambda point: point.time)
+        raise NotRestorable(
+            f"{iso(moment.moment)} is before the first point, which is of {iso(first.time)}",
+            remedy=f"the first that can be restored: --at point:{first.point}",
+        )
+    return before[-1]
+
+
+def effective_times(points: Sequence[CatalogPoint]) -> list[dt.datetime]:
+    """Each point's time, but never before that of a point earlier in the same line.
+
+    Order is by log id only: a clock that was set back must not move a point into the past.  Pure.
+    """
+    times: list[dt.datetime] = []
+    line, latest = None, None
+    for point in points:
+        if point.line != line or latest is None or point.time > latest:
+            latest = point.time
+        line = point.line
+        times.append(latest)
+    return times
+
+
+def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
+    """The point that `moment` means, of those in the catalog.
+
+    Raises NotRestorable: also where a time lies in a hole, with the points on both sides of it.
+    """
+    points = catalog.points()
+    point = choose(points, moment, catalog.confirmed())
+    if isinstance(moment, ByTime) and moment.moment > point.time:
+        later = next((each for each in points if each.line == point.line and each.id > point.id), None)
+        hole = hole_around(catalog.holes(), point, later)
+        if hole is not None and later is not None and moment.moment < later.time:
+            raise NotRestorable(
+                f"{iso(moment.moment)} lies in a hole: the mirror was made again (reason: {hole.reason}), and the"
+                f" operations between {iso(point.time)} and {iso(later.time)} were never seen",
+                remedy=f"restore what was before (--at point:{point.point}) or after (--at point:{later.point})",
+            )
+    return point
+
+
+def plan(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
+    """The nearest snapshot from which the archive reaches `point` without a hole.
+
+    Raises NotRestorable with the nearest points that can be restored.
+    """
+    before = [each for each in catalog.snapshots() if each.line == point.line and each.id <= point.id]
+    for snapshot in reversed(before):
+        if snapshot.id == point.id:
+            return Plan(point, snapshot, ())
+        segments = catalog.segments_after(point.line, snapshot.id)
+        needed = tuple(segment for segment in segments if segment.first <= point.id)
+        if needed and needed[-1].last >= point.id:
+            return Plan(point, snapshot, needed)
+    raise NotRestorable(
+        f"point {point.point} of {iso(point.time)} can't be restored: no snapshot and archive lead to it",
+        remedy="see which points can be: rollrep points JOB",
+    )
+
+
+def hole_around(holes: Sequence[Hole], point: CatalogPoint, later: CatalogPoint | None) -> Hole | None:
+    """The hole that lies between a chosen point and the next one, if one does.  Pure."""
+    for hole in holes:
+        if hole.line == point.line and hole.after >= point.id and (later is None or hole.until <= later.id):
+            return hole
+    return None
+
+
+def restore(
+    store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force: bool, progress: Progress
+) -> Restored:
+    """Writes the database as it was to `output`, without any object of ours; whole or not at all.
+
+    Raises UsageError where `output` exists and `force` is not set, VerifyFailed where a file is damaged.
+    """
+    if output.exists() and not force:
+        raise UsageError(
+            f"{output} exists already", remedy="give another --output, or --force to replace it (nothing was written)"
+        )
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
+    temporary = output.with_name(f".{output.name}{container.TEMPORARY}")
+    remove_database(temporary)
+    try:
+        progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
+        unpack_snapshot(store, chosen.snapshot, temporary)
+        rows = _build(store, catalog, chosen, temporary, progress)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if force:
+            remove_database(output)
+            temporary.replace(output)
+        else:
+            _rename_to_new(temporary, output)
+        container.sync_folder(output.parent)
+    finally:
+        remove_database(temporary)
+    return Restored(chosen.point, output, rows)
+
+
+def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> int:
+    archive = Archive(store, catalog)
+    with contextlib.closing(open_mirror(path)) as db:
+        state = read_state(db)
+        if state is None or state.position.id != chosen.snapshot.id:
+            raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
+        db.execute("PRAGMA synchronous = OFF")
+        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes})
+        if chosen.segments:
+            progress(f"replaying {chosen.operations} log rows")
+        after = chosen.snapshot.id
+        for segment in chosen.segments:
+            holds = archive.attach(db, segment)
+            last = min(holds.last, chosen.point.id)
+            with transaction(db):
+                replay.window(after + 1, last)
+                if holds.facts and holds.facts.head.id == last:
+                    apply_facts(db, holds.facts, state.layout.shapes)
+            after = last
+        progress("checking")
+        rows = _finish(db, state.layout)
+    return rows
+
+
+def _finish(db: apsw.Connection, layout: Layout) -> int:
+    """Takes out what is ours, checks the whole file, and counts its rows."""
+    # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
+    db.execute("PRAGMA main.secure_delete = ON").fetchall()
+    db.execute(f"DROP TABLE main.{STATE}")
+    for image in ("batch", "chunk"):
+        db.execute(f"DETACH {image}")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    db.execute("PRAGMA journal_mode = DELETE").fetchall()
+    problems = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
+    if problems != ["ok"]:
+        raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
+    tables = [
+        name
+        for (name,) in db.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+        if not name.startswith(("sqlite_", PREFIX))
+    ]
+    rows = sum(int(db.execute(f"SELECT count(*) FROM main.{sql.name(table)}").fetchone()[0]) for table in tables)
+    if layout.journal_mode == "wal":
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    return rows
+
+
+def _rename_to_new(temporary: Path, output: Path) -> None:
+    """A rename that never replaces: a file that appeared meanwhile wins."""
+    try:
+        os.link(temporary, output)
+    except FileExistsError as error:
+        raise UsageError(f"{output} exists already", remedy="give another --output, or --force") from error
+    except OSError:
+        # Some file systems have no hard links.
+        if output.exists():
+            raise UsageError(f"{output} exists already", remedy="give another --output, or --force") from None
+        temporary.replace(output)
+
+
+def _said(moment: Moment) -> str:
+    if isinstance(moment, ByPoint):
+        return f"point {moment.number}"
+    if isinstance(moment, ByLabel):
+        return f"point with the label {moment.label!r}"
+    if isinstance(moment, ById):
+        return f"point at log id {moment.id}"
+    return "such point"
+
+
+def restorable(store: Store, catalog: Catalog) -> list[CatalogPoint]:
+    """The points that a snapshot and the archive lead to, oldest line first."""
+    found = []
+    for point in catalog.points():
+        with contextlib.suppress(NotRestorable):
+            plan(store, catalog, point)
+            found.append(point)
+    return found

@@ -1,0 +1,96 @@
+"""Giving the mirror the source's schema, object by object.
+
+    evolve(db, layout)   drop what is no more, create what is new, say which tables must be copied
+
+The text of each object comes from the source as it stands in its sqlite_schema, and runs under an
+authorizer that lets it create that object and nothing else.
+
+Knows: SQL of sqlite_schema, core.  Does not know: the wire, where rows come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import apsw
+
+from rollrep.core import sql
+from rollrep.core.errors import SchemaProblem
+from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
+
+_DROP_ORDER = ("trigger", "view", "index", "table")
+_CREATE_ORDER = ("table", "index", "view", "trigger")
+_FORBIDDEN = frozenset(
+    {
+        apsw.SQLITE_ATTACH,
+        apsw.SQLITE_DETACH,
+        apsw.SQLITE_PRAGMA,
+        apsw.SQLITE_CREATE_VTABLE,
+        apsw.SQLITE_DROP_TABLE,
+        apsw.SQLITE_DROP_INDEX,
+        apsw.SQLITE_DROP_VIEW,
+        apsw.SQLITE_DROP_TRIGGER,
+        apsw.SQLITE_ALTER_TABLE,
+        apsw.SQLITE_TRANSACTION,
+        apsw.SQLITE_SAVEPOINT,
+    }
+)
+
+
+def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
+    """Brings the schema of `db` from `old` to `new`; the shapes whose tables must be copied (again).
+
+    Tables to copy are left empty.  Call it inside a transaction.  Raises SchemaProblem with the
+    object's name where one can't be made here.
+    """
+    wanted = _carried(new)
+    have = set(_carried(old)) if old else set()
+    for kind in _DROP_ORDER:
+        for gone in have - set(wanted):
+            if gone.type == kind:
+                db.execute(f"DROP {kind.upper()} IF EXISTS main.{sql.name(gone.name)}")
+    # An index or a trigger goes with its table; what exists now is asked, not remembered.
+    existing = {
+        (kind, name) for kind, name in db.execute("SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL")
+    }
+    for kind in _CREATE_ORDER:
+        for item in wanted:
+            if item.type == kind and (kind, item.name) not in existing:
+                _create(db, item)
+    known = {shape.id for shape in old.shapes} if old else set()
+    to_copy = [shape for shape in new.shapes if shape.id not in known]
+    for shape in to_copy:
+        db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
+    return to_copy
+
+
+def _carried(layout: Layout) -> list[SchemaObject]:
+    """The objects that the mirror has: all but those of tables that can't be captured."""
+    refused = {each.table.casefold() for each in layout.refused}
+    return [item for item in layout.objects if item.table.casefold() not in refused]
+
+
+def _create(db: apsw.Connection, item: SchemaObject) -> None:
+    if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
+        raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
+    try:
+        with _only_creating(db):
+            db.execute(item.sql).fetchall()
+    except apsw.Error as error:
+        raise SchemaProblem(
+            f"{item.type} {item.name} can't be made in the mirror: {error}",
+            remedy="leave its table out: rollrep source install DB --exclude TABLE",
+        ) from error
+
+
+@contextlib.contextmanager
+def _only_creating(db: apsw.Connection) -> Iterator[None]:
+    def judge(action: int, _a: str | None, _b: str | None, _c: str | None, _d: str | None) -> int:
+        return apsw.SQLITE_DENY if action in _FORBIDDEN else apsw.SQLITE_OK
+
+    db.authorizer = judge
+    try:
+        yield
+    finally:
+        db.authorizer = None

@@ -1,0 +1,92 @@
+"""Snapshots: the whole database at one point, in one file, under the source's time.
+
+    snapshots/<source's time>-<line>-<log id>.snapshot
+
+Taken from the mirror inside one read transaction by SQLite's backup, so it is exact and never restarts,
+then compressed.  Any zstd program unpacks it to a database.
+
+Knows: containers, the catalog, the mirror's state.  Does not know: the wire, replay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from rollrep.core.clock import from_iso
+from rollrep.core.errors import VerifyFailed
+from rollrep.core.nouns import Position
+from rollrep.destination import container
+from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.mirror_db import State, read_state
+from rollrep.destination.store import Store
+
+KIND = "snapshot"
+
+
+class SnapshotHolds(msgspec.Struct, frozen=True):
+    """The part of a snapshot's manifest that is a snapshot's own."""
+
+    line: int
+    position: Position
+    time: str
+
+
+def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
+    """A snapshot of the mirror as it is, in the catalog.  Returns the one that exists already, if so."""
+    raw = store.snapshots / f"snapshot.db{container.TEMPORARY}"
+    try:
+        with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
+            state = copy_database(mirror, raw)
+        for existing in catalog.snapshots():
+            if (existing.line, existing.id) == (state.line, state.position.id):
+                return existing
+        stamp = state.time.replace(":", "").replace("-", "")
+        path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
+        size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time))
+        relative = str(path.relative_to(store.folder))
+        snapshot = Snapshot(
+            state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size
+        )
+        catalog.add_snapshot(snapshot)
+    finally:
+        raw.unlink(missing_ok=True)
+    return snapshot
+
+
+def copy_database(mirror: apsw.Connection, target: Path) -> State:
+    """Copies the whole mirror to the file `target`, as of one moment; its state at that moment."""
+    target.unlink(missing_ok=True)
+    with container.disk_room(target), _full_disk_as_oserror(), contextlib.closing(apsw.Connection(str(target))) as copy:
+        copy.execute("PRAGMA synchronous = OFF")
+        mirror.execute("BEGIN")
+        try:
+            state = read_state(mirror)
+            if state is None:
+                raise VerifyFailed(f"{mirror.filename} is no mirror of rollrep")
+            with copy.backup("main", mirror, "main") as backup:
+                backup.step(-1)
+        finally:
+            mirror.execute("ROLLBACK")
+    return state
+
+
+@contextlib.contextmanager
+def _full_disk_as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except apsw.FullError as error:
+        raise OSError(28, "no space left") from error
+
+
+def unpack_snapshot(store: Store, snapshot: Snapshot, target: Path) -> None:
+    """Writes the snapshot's database to `target`, checked to its last byte.  Raises VerifyFailed."""
+    path = store.folder / snapshot.path
+    holds = container.read_holds(path, KIND, SnapshotHolds)
+    if (holds.line, holds.position.id) != (snapshot.line, snapshot.id):
+        raise container.damaged(path, "it is a snapshot of another point than its name says")
+    container.unpack_to(path, KIND, target)

@@ -1,0 +1,98 @@
+"""One folder per job: where everything of a job lies, and who may work on it.
+
+    <store>/<job>/
+      mirror.db        the living copy, an ordinary SQLite database; its position is inside it
+      mirror.next.db   a mirror operation under way; it becomes, or is poured into, mirror.db
+      catalog.db       what exists: lines, segments, points, snapshots, holes, events
+      archive/         segments, verbatim
+      snapshots/       the mirror at points
+      lock             held by the kernel for whoever works here; its text names them
+
+Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
+
+Knows: core, container's temporary names.  Does not know: SQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from rollrep.core.clock import iso, now
+from rollrep.core.errors import Locked, NotSetUp, UsageError
+from rollrep.destination.container import TEMPORARY
+
+
+class Store:
+    """The folder of one job."""
+
+    def __init__(self, root: Path, job: str) -> None:
+        self.job = job
+        self.folder = root / job
+        self.mirror = self.folder / "mirror.db"
+        self.staging = self.folder / "mirror.next.db"
+        self.incoming = self.folder / f"incoming.db{TEMPORARY}"
+        self.catalog = self.folder / "catalog.db"
+        self.archive = self.folder / "archive"
+        self.snapshots = self.folder / "snapshots"
+
+    def exists(self) -> bool:
+        return self.catalog.is_file()
+
+    def create(self) -> None:
+        """Makes the folders.  Raises UsageError where they can't be made or written."""
+        os.umask(0o077)
+        try:
+            for folder in (self.folder, self.archive, self.snapshots):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"the store {self.folder} can't be made: {error.strerror}",
+                remedy='give a folder that this user can write: store = "/path" in rollrep.toml',
+            ) from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"the store {self.folder} can't be written by this user", remedy=f"see: ls -ld {self.folder}"
+            )
+
+    def require(self) -> None:
+        """Raises NotSetUp where nothing was ever pulled."""
+        if not self.exists():
+            raise NotSetUp(f"nothing has been pulled for {self.job} yet", remedy=f"pull it: rollrep pull {self.job}")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process works on a job.  The kernel lets go of the lock when its holder dies."""
+        lock = filelock.FileLock(self.folder / "lock", timeout=0, mode=0o600)
+        note = self.folder / "lock.holder"
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            holder = ""
+            with contextlib.suppress(OSError):
+                holder = note.read_text().strip()
+            raise Locked(
+                f"{self.job} is being worked on by {holder or 'another process'}",
+                remedy="wait for it, or see what it does: ps -f -p PID",
+            ) from error
+        try:
+            note.write_text(f"process {os.getpid()} on {platform.node()} since {iso(now())}\n")
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                note.unlink()
+            lock.release()
+
+    def sweep(self) -> list[Path]:
+        """Removes what a killed process left half-written; call it under the lock."""
+        leftovers = [
+            path for folder in (self.folder, self.archive, self.snapshots) for path in folder.glob(f"*{TEMPORARY}*")
+        ]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return leftovers

@@ -1,0 +1,1 @@
+"""Jobs: configuration, one pull of one job with its retries, checks."""

@@ -1,0 +1,109 @@
+"""Is a job's set-up right and fresh?  One item per question, each with the next command.
+
+Knows: configuration, transports, the wire's hello, the store.  Does not know: the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from rollrep import __version__
+from rollrep.core import clock
+from rollrep.core.errors import RollrepError
+from rollrep.core.units import show_duration
+from rollrep.destination.catalog import Catalog
+from rollrep.jobs.config import Config, Job
+from rollrep.jobs.run import options_of, session_with, store_of
+from rollrep.transport.address import parse_address
+from rollrep.wire.messages import Answer, Hello
+
+OK, WARN, FAIL, PENDING = "OK", "WARN", "FAIL", "PENDING"
+
+STALE_PULLS = 10
+"""a job is late when so many of its pulls are missing"""
+SAFE_SQLITE = (3, 51, 3)
+"""SQLite before this can corrupt a WAL database when several processes checkpoint it"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    item: str
+    state: str
+    text: str
+    next: str = ""
+    exit_code: int = 1
+
+    def as_json(self) -> dict[str, object]:
+        return {"item": self.item, "state": self.state, "text": self.text, "next": self.next or None}
+
+
+def accept(job: Job, fingerprint: str) -> Path:
+    """Trusts the source's host key if it has this fingerprint; the known_hosts file it stands in now."""
+    from rollrep.transport.ssh import accept_host_key
+
+    return accept_host_key(parse_address(job.source), options_of(job), fingerprint)
+
+
+def check_job(config: Config, job: Job) -> list[Item]:
+    """Every item, in the order in which one would mend them; a failed one ends what depends on it."""
+    return [_store(config, job), *_source(config, job), *_freshness(config, job)]
+
+
+def _store(config: Config, job: Job) -> Item:
+    folder = store_of(config, job).folder
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Item("store", FAIL, f"{existing} can't be written by this user", f"ls -ld {existing}", 2)
+    return Item("store", OK, str(folder))
+
+
+def _source(config: Config, job: Job) -> list[Item]:
+    try:
+        with session_with(job) as (session, address):
+            answer = session.hello(Hello(__version__, address.database))
+    except RollrepError as error:
+        remedy = error.remedy.replace("JOB", job.name)
+        return [Item("source", FAIL, error.facts, remedy, error.exit_code)]
+    return [
+        Item("source", OK, f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})"),
+        *_about(answer),
+    ]
+
+
+def _about(answer: Answer) -> list[Item]:
+    items = []
+    if answer.version != __version__:
+        items.append(
+            Item("version", WARN, f"rollrep {answer.version} there, {__version__} here", "install the same on both")
+        )
+    if tuple(int(part) for part in answer.sqlite_version.split(".")) < SAFE_SQLITE:
+        items.append(Item("sqlite", WARN, f"the source's rollrep uses SQLite {answer.sqlite_version}", "upgrade apsw there"))
+    if answer.journal_mode != "wal":
+        items.append(
+            Item("journal", WARN, f"journal_mode is {answer.journal_mode}: pulls make writers wait for moments",
+                 "in the database: PRAGMA journal_mode = WAL")  # fmt: skip
+        )
+    for refused in answer.layout.refused if answer.layout else ():
+        items.append(Item("capture", WARN, f"table {refused.table} is not carried: {refused.reason}"))
+    return items
+
+
+def _freshness(config: Config, job: Job) -> list[Item]:
+    store = store_of(config, job)
+    if not store.exists():
+        return [Item("pull", PENDING, "nothing has been pulled yet", f"rollrep pull {job.name}")]
+    try:
+        with Catalog(store.catalog) as catalog:
+            confirmed = catalog.confirmed()
+            points = len(catalog.points())
+    except RollrepError as error:
+        return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
+    if confirmed is None:
+        return [Item("pull", PENDING, "no pull has ended yet", f"rollrep pull {job.name}")]
+    age_s = max(0.0, (clock.now() - confirmed).total_seconds())
+    said = f"the mirror was the source {show_duration(age_s)} ago; {points} points"
+    if age_s > STALE_PULLS * job.every_s:
+        return [Item("fresh", WARN, f"{said}; a pull every {show_duration(job.every_s)} was wanted", f"rollrep pull {job.name}")]
+    return [Item("fresh", OK, said)]

@@ -1,0 +1,407 @@
+"""rollrep.toml: what is pulled from where, how often, and how long it stays.
+
+    store = "./rollrep-data"                 one folder per job inside
+    [jobs.shop]
+    source = "ssh://backup@shop-prod/shop"   the only key a job must have
+    every = "10s"                            how often to pull
+    snapshot = "1h"                          how often the mirror becomes a snapshot
+    keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
+    identity, known_hosts, ssh_config, remote_command
+
+Unknown keys are errors, never ignored: a misspelled `keep` must not delete anything.  Each error names file
+and line.  tomllib tells no lines of keys, so they are asked of it: a key stands in the statement that ends
+with the first line after which the text so far, parsed, has that key.
+
+Relative paths mean relative to the file's folder.  Knows: core, the retention grid.  Does not know: SSH, what
+an address means, the folders of a job.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import platformdirs
+
+from rollrep.core.errors import NotSetUp, UsageError
+from rollrep.core.units import parse_duration_s
+from rollrep.destination.retention import Grid
+
+FILE_NAME = "rollrep.toml"
+SYSTEM_CONFIG = Path("/etc/rollrep") / FILE_NAME
+REMOTE_COMMAND = "rollrep source serve"
+
+Keep = Grid
+"""What `keep` says is what retention plans by."""
+
+DEFAULT_KEEP = Keep(hourly=48, daily=30, monthly=12)
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_TOP_KEYS = ("store", "jobs")
+_COUNTS = ("last", "hourly", "daily", "weekly", "monthly")
+_PATHS = ("identity", "known_hosts", "ssh_config")
+_JOB_KEYS = ("source", "every", "snapshot", "keep", *_PATHS, "remote_command")
+
+Keys = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One database to pull.  `source` is as written; the transport reads it."""
+
+    name: str
+    source: str
+    identity: Path | None = None
+    known_hosts: Path | None = None
+    ssh_config: Path | None = None
+    remote_command: str = REMOTE_COMMAND
+    every_s: float = 10.0
+    snapshot_s: float = 3600.0
+    keep: Keep = DEFAULT_KEEP
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    path: Path
+    store: Path
+    jobs: dict[str, Job]
+
+
+def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
+    """The configuration file: `explicit`, $ROLLREP_CONFIG, here, the person's own, the system's.
+
+    UsageError when one that was named is missing, NotSetUp when there is none anywhere.
+    """
+    from_environ = environ.get("ROLLREP_CONFIG")
+    named = explicit or (Path(from_environ) if from_environ else None)
+    if named is not None:
+        if not _readable(named):
+            says = "is a folder" if named.is_dir() else "does not exist or can't be read"
+            where = "" if explicit else " (from $ROLLREP_CONFIG)"
+            raise UsageError(f"{named}{where} {says}", remedy="give the path of your rollrep.toml")
+        return named
+    places = [Path(FILE_NAME), platformdirs.user_config_path("rollrep") / FILE_NAME, SYSTEM_CONFIG]
+    for place in places:
+        if _readable(place):
+            return place
+    raise NotSetUp(
+        f"no configuration at {', '.join(map(str, places))}", remedy="rollrep init JOB SOURCE writes one"
+    )
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in `path`; UsageError with file, line and remedy when anything in it is wrong."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    return parse_config(data, path)
+
+
+def parse_config(data: bytes, path: Path) -> Config:
+    """What `data` says, as if it stood in `path`."""
+    return _Reader(data, path).config()
+
+
+def unknown_job(config: Config, name: str) -> UsageError:
+    """The error for a job that `config` does not have.
+
+    >>> config = Config(Path("rollrep.toml"), Path("data"), {"shop": Job("shop", "local:/a.db")})
+    >>> print(unknown_job(config, "shpo"))
+    no job "shpo" in rollrep.toml; did you mean "shop"? The jobs are: shop
+    """
+    if not config.jobs:
+        remedy = "it has no jobs yet: rollrep init JOB SOURCE adds one"
+    else:
+        near = _did_you_mean(name, config.jobs)
+        remedy = f"{near} The jobs are: " if near else "the jobs are: "
+        remedy += ", ".join(sorted(config.jobs))
+    return UsageError(f'no job "{name}" in {config.path}', remedy=remedy)
+
+
+def job_section(name: str, source: str, *, identity: Path | None = None, known_hosts: Path | None = None,
+                ssh_config: Path | None = None, remote_command: str | None = None) -> str:  # fmt: skip
+    """The text that `add_job` adds, for showing it first.
+
+    Paths are as typed: relative ones mean from the present folder, and are written absolute.
+
+    >>> print(job_section("shop", "ssh://backup@shop-prod/shop", identity=Path("~/.ssh/rollrep")), end="")
+    [jobs.shop]
+    source = "ssh://backup@shop-prod/shop"
+    identity = "~/.ssh/rollrep"
+    every = "10s"       # how often to pull
+    snapshot = "1h"     # how often the mirror becomes a snapshot
+    # any moment of the last 7 days; before that the newest snapshot of so many hours, days, months
+    keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
+    """
+    optional = {"identity": identity, "known_hosts": known_hosts, "ssh_config": ssh_config}
+    lines = [f"[jobs.{name if _BARE_KEY.fullmatch(name) else _quoted(name)}]", f"source = {_quoted(source)}"]
+    lines += [f"{key} = {_quoted(_as_typed(value))}" for key, value in optional.items() if value is not None]
+    if remote_command is not None:
+        lines.append(f"remote_command = {_quoted(remote_command)}")
+    lines += [
+        'every = "10s"       # how often to pull',
+        'snapshot = "1h"     # how often the mirror becomes a snapshot',
+        "# any moment of the last 7 days; before that the newest snapshot of so many hours, days, months",
+        'keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_TEMPLATE = """\
+# rollrep: what is pulled from where, how often, and how long it stays.
+# Durations are 10s, 15m, 1h, 7d, 2w.  `rollrep check` says whether all of it works.
+
+store = "./rollrep-data"    # one folder per job inside; relative to this file's folder
+"""
+
+
+def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
+            known_hosts: Path | None = None, ssh_config: Path | None = None,
+            remote_command: str | None = None) -> Job:  # fmt: skip
+    """The job, now also in `path`, which is written if it did not exist.
+
+    What stood there stays, byte for byte; the file is replaced at once or not at all.  UsageError when the
+    name is taken or the file is wrong already.
+    """
+    section = job_section(name, source, identity=identity, known_hosts=known_hosts, ssh_config=ssh_config,
+                          remote_command=remote_command)  # fmt: skip
+    target = path.resolve()  # a link stays a link
+    try:
+        before = target.read_bytes()
+        mode = target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        before, mode = b"", None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    if not before.strip():
+        before += _TEMPLATE.encode()
+    if name in parse_config(before, path).jobs:
+        raise UsageError(f'{path} has a job "{name}" already', remedy="choose another name, or edit the file")
+    newline = "\r\n" if b"\r\n" in before else "\n"
+    gap = ("" if before.endswith(b"\n") else newline) + newline
+    after = before + (gap + section.replace("\n", newline)).encode(errors="surrogatepass")
+    try:
+        job = parse_config(after, path).jobs[name]
+    except UsageError as error:
+        raise UsageError(f"the job can't be added: {error.facts}", remedy=error.remedy) from None
+    if job.source != source:
+        raise UsageError(f"the source {source!r} can't be written as TOML")
+    _replace(target, after, mode)
+    return job
+
+
+class _Reader:
+    """One file's text, on its way to a Config.  `keys` are a path inside it: ("jobs", "shop", "every")."""
+
+    def __init__(self, data: bytes, path: Path) -> None:
+        self.path = path
+        try:
+            self.text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise UsageError(f"{path}:{line}: not UTF-8", remedy="save the file as UTF-8") from None
+
+    def config(self) -> Config:
+        try:
+            tree = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            self._syntax_error(str(error))
+        self._known_keys(tree, (), _TOP_KEYS)
+        if "store" not in tree:
+            raise UsageError(
+                f"{self.path}:1: store is missing",
+                remedy='say where the copies live: store = "./rollrep-data", above the first job',
+            )
+        jobs = self._table(tree.get("jobs", {}), ("jobs",))
+        return Config(
+            path=self.path,
+            store=self._path(tree["store"], ("store",)),
+            jobs={name: self._job(name, value) for name, value in jobs.items()},
+        )
+
+    def _job(self, name: str, value: object) -> Job:
+        keys = ("jobs", name)
+        if not _JOB_NAME.fullmatch(name):
+            remedy = "a name is letters, digits, and . _ - after the first"
+            self._wrong(keys, f"{_quoted(name)} can't be the name of a job", remedy)
+        table = self._table(value, keys)
+        self._known_keys(table, keys, _JOB_KEYS)
+        if "source" not in table:
+            remedy = 'add a line like source = "ssh://backup@host/shop"'
+            self._wrong(keys, f"[jobs.{name}] has no source", remedy)
+        found: dict[str, Any] = {"source": self._text(table["source"], (*keys, "source"))}
+        for key in _PATHS:
+            if key in table:
+                found[key] = self._path(table[key], (*keys, key))
+        if "remote_command" in table:
+            found["remote_command"] = self._text(table["remote_command"], (*keys, "remote_command"))
+        for key in ("every", "snapshot"):
+            if key in table:
+                found[key + "_s"] = self._duration_s(table[key], (*keys, key))
+        if "keep" in table:
+            found["keep"] = self._keep(table["keep"], (*keys, "keep"))
+        return Job(name=name, **found)
+
+    def _keep(self, value: object, keys: Keys) -> Keep:
+        table = self._table(value, keys)
+        self._known_keys(table, keys, ("operations", *_COUNTS))
+        found: dict[str, Any] = {
+            key: self._count(table[key], (*keys, key)) for key in _COUNTS if key in table
+        }
+        if "operations" in table:
+            found["operations_s"] = self._duration_s(table["operations"], (*keys, "operations"))
+        return Keep(**found)
+
+    def _known_keys(self, table: Mapping[str, object], keys: Keys, known: Keys) -> None:
+        for key in table:
+            if key not in known:
+                remedy = _did_you_mean(key, known) or f"the keys there are: {', '.join(known)}"
+                self._wrong((*keys, key), f"unknown key {_quoted(key)}{_inside(keys)}", remedy)
+
+    def _table(self, value: object, keys: Keys) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            like = {"keep": 'keep = { operations = "7d", hourly = 48 }', "jobs": "[jobs.NAME]"}
+            self._wrong(
+                keys,
+                f"{_says(keys, value)} is not a table",
+                f"write {like.get(keys[-1], f'[jobs.{keys[-1]}]')}",
+            )
+        return value
+
+    def _text(self, value: object, keys: Keys) -> str:
+        if not isinstance(value, str) or not value.strip():
+            self._wrong(keys, f"{_says(keys, value)} is not a text", 'write it in quotes, as in "…"')
+        return value
+
+    def _path(self, value: object, keys: Keys) -> Path:
+        path = Path(self._text(value, keys))
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            self._wrong(keys, f"{_says(keys, value)} names an unknown home", "write the whole path")
+        return self.path.absolute().parent / path
+
+    def _duration_s(self, value: object, keys: Keys) -> float:
+        try:
+            return parse_duration_s(value if isinstance(value, str) else str(value))
+        except UsageError as error:
+            self._wrong(keys, f"{_says(keys, value)} is not a duration", error.remedy)
+
+    def _count(self, value: object, keys: Keys) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            self._wrong(keys, f"{_says(keys, value)} is not a count", "write a whole number, 0 or more")
+        return value
+
+    def _wrong(self, keys: Keys, facts: str, remedy: str) -> NoReturn:
+        raise UsageError(f"{self.path}:{line_of(self.text, keys)}: {facts}", remedy=remedy)
+
+    def _syntax_error(self, message: str) -> NoReturn:
+        """tomllib says "Invalid value (at line 3, column 9)" or "… (at end of document)"."""
+        found = re.search(r" \(at line (\d+), column (\d+)\)$", message)
+        line = found[1] if found else str(len(self.text.rstrip("\n").split("\n")))
+        column = f" (column {found[2]})" if found else " at the end of the file"
+        facts = re.sub(r" \(at [^)]*\)$", "", message)
+        raise UsageError(
+            f"{self.path}:{line}: not TOML: {facts}{column}",
+            remedy="texts stand in quotes; see https://toml.io",
+        ) from None
+
+
+def line_of(text: str, keys: Keys) -> int:
+    """The line where the statement begins that gives `keys` of the TOML `text` its value; 1 when none does.
+
+    >>> line_of('store = "."\\n[jobs.shop]\\nkeep = { daily = 3 }', ("jobs", "shop", "keep", "daily"))
+    3
+    >>> line_of("# list\\na = [\\n  1,\\n  2,\\n]\\nb = 3", ("a",))
+    2
+    """
+    lines = text.split("\n")
+
+    def complete(count: int) -> tuple[int, Any]:
+        """The longest beginning of at most `count` lines that is TOML, and what it says."""
+        for shorter in range(count, 0, -1):
+            with contextlib.suppress(tomllib.TOMLDecodeError):
+                return shorter, tomllib.loads("\n".join(lines[:shorter]) + "\n")
+        return 0, {}
+
+    def has(count: int) -> bool:
+        found = complete(count)[1]
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                return False
+            found = found[key]
+        return True
+
+    end = bisect.bisect_left(range(len(lines)), True, key=has)
+    return complete(end - 1)[0] + 1 if has(end) else 1
+
+
+def _readable(path: Path) -> bool:
+    """Also true of a pipe, as in `-c <(…)`."""
+    return os.access(path, os.R_OK) and not path.is_dir()
+
+
+def _says(keys: Keys, value: object) -> str:
+    return f"{keys[-1]} = {_shown(value)}{_inside(keys[:-1])}"
+
+
+def _inside(keys: Keys) -> str:
+    return f" in [{'.'.join(keys)}]" if keys else ""
+
+
+def _shown(value: object) -> str:
+    """`value` as TOML would write it, where that is short."""
+    if isinstance(value, dict):
+        return "{…}"
+    if isinstance(value, list):
+        return "[…]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """`text` as a TOML basic string: JSON's, but DEL must be escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _as_typed(path: Path) -> str:
+    return str(path if str(path).startswith("~") else path.absolute())
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f'did you mean "{near[0]}"?' if near else ""
+
+
+def _replace(target: Path, data: bytes, mode: int | None) -> None:
+    """`target` holds `data`, also after a power cut; at no moment is it half written."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{target} can't be written: {error.strerror}") from error
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

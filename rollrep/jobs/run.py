@@ -1,0 +1,210 @@
+"""Running one pull of one job: the stream opened, the pull done, tried again where that can help.
+
+    open stream ──► pull under the store's lock ──► hooks told
+
+Only Temporary is tried again, with growing, jittered pauses; everything else would fail the same way.
+
+Knows: configuration, transports, the destination's pull, hooks.  Does not know: the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import apsw
+import pluggy
+import tenacity
+
+from rollrep.core.clock import iso, monotonic_s
+from rollrep.core.errors import DiskFull, RollrepError, Temporary
+from rollrep.destination.catalog import CatalogPoint
+from rollrep.destination.pull import Outcome, Wishes, pull
+from rollrep.destination.restore import Restored
+from rollrep.destination.store import Store
+from rollrep.hooks import call_safely
+from rollrep.jobs.config import Config, Job
+from rollrep.transport import Address, Options, open_stream
+from rollrep.transport.address import parse_address
+from rollrep.wire.session import Session
+
+TRIES = 4
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, str, int], None]
+"""called with (job, table, rows) while tables are copied"""
+
+
+@dataclasses.dataclass
+class Result:
+    """What became of one job, as `pull --json` tells it."""
+
+    job: str
+    outcome: Outcome
+    bytes_received: int = 0
+    seconds: float = 0.0
+    error: RollrepError | None = None
+
+    def as_json(self) -> dict[str, object]:
+        position = self.outcome.position
+        snapshot = self.outcome.snapshot
+        return {
+            "job": self.job,
+            "answer": self.outcome.answer or None,
+            "reason": self.outcome.reason or None,
+            "operations": self.outcome.operations,
+            "bytes_received": self.bytes_received,
+            "position": {"epoch": position.epoch, "id": position.id} if position else None,
+            "time": self.outcome.time or None,
+            "seconds": round(self.seconds, 3),
+            "tables_mirrored": self.outcome.tables_mirrored,
+            "rows_mirrored": self.outcome.rows_mirrored,
+            "points_recorded": len(self.outcome.points),
+            "snapshot": snapshot.path if snapshot else None,
+            "not_carried": self.outcome.refused,
+            "error": error_json(self.error) if self.error else None,
+        }
+
+
+def error_json(error: RollrepError) -> dict[str, object]:
+    return {"kind": error.kind, "facts": error.facts, "remedy": error.remedy, "exit_code": error.exit_code}
+
+
+def store_of(config: Config, job: Job) -> Store:
+    return Store(config.store, job.name)
+
+
+def options_of(job: Job) -> Options:
+    return Options(
+        identity=job.identity,
+        known_hosts=job.known_hosts,
+        ssh_config=job.ssh_config,
+        remote_command=job.remote_command,
+    )
+
+
+def where(address: Address) -> str:
+    """The source's host as messages call it."""
+    return address.host or "the source"
+
+
+@contextlib.contextmanager
+def session_with(job: Job) -> Iterator[tuple[Session, Address]]:
+    """A Session with the job's source, closed at the end."""
+    address = parse_address(job.source)
+    stream = open_stream(address, options_of(job))
+    try:
+        yield Session(stream, where(address)), address
+    finally:
+        stream.close()
+
+
+def run_pull(
+    config: Config,
+    job: Job,
+    hooks: pluggy.PluginManager,
+    progress: Progress,
+    *,
+    mirror: bool = False,
+    accept_source: bool = False,
+    tries: int = TRIES,
+) -> Result:
+    """One pull of one job.  Never raises a RollrepError: it stands in the result."""
+    result = Result(job.name, Outcome())
+    began = monotonic_s()
+    call_safely(hooks.hook.rollrep_pull_started, job=job.name)
+    store = store_of(config, job)
+    try:
+        parse_address(job.source)
+        store.create()
+        wishes = Wishes("", job.snapshot_s, job.keep, mirror=mirror, accept_source=accept_source)
+        with store.locked():
+            _try_pull(store, job, wishes, result, progress, tries)
+    except RollrepError as error:
+        result.error = error
+    except apsw.FullError:
+        result.error = DiskFull(
+            f"no room on the disk of {config.store}",
+            remedy="nothing was lost; make room and pull again (rollrep deletes nothing good to make room)",
+        )
+    except (apsw.Error, OSError) as error:
+        # What SQLite or the file system says is the best sentence there is; a traceback is not.
+        _log.debug("pull of %s failed", job.name, exc_info=True)
+        result.error = RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}")
+    result.seconds = monotonic_s() - began
+    _tell(hooks, store, result)
+    return result
+
+
+def _try_pull(
+    store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int
+) -> None:
+    def once() -> None:
+        with session_with(job) as (session, address):
+            try:
+                result.outcome = pull(
+                    store,
+                    session,
+                    dataclasses.replace(wishes, database=address.database),
+                    lambda table, rows: progress(job.name, table, rows),
+                )
+            finally:
+                result.bytes_received += session.bytes_received
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Temporary),
+        stop=tenacity.stop_after_attempt(tries),
+        wait=tenacity.wait_exponential_jitter(initial=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        before_sleep=lambda state: _log.info(
+            "%s: %s; trying again", job.name, state.outcome.exception() if state.outcome else ""
+        ),
+        reraise=True,
+    )
+    retrying(once)
+
+
+def _tell(hooks: pluggy.PluginManager, store: Store, result: Result) -> None:
+    outcome, job = result.outcome, result.job
+    if outcome.answer == "mirror" and result.error is None:
+        call_safely(
+            hooks.hook.rollrep_mirrored,
+            job=job,
+            reason=outcome.reason,
+            tables=outcome.tables_mirrored,
+            rows=outcome.rows_mirrored,
+        )
+    if outcome.points:
+        points = [point_json(point) for point in outcome.points]
+        call_safely(hooks.hook.rollrep_points_recorded, job=job, points=points)
+    if outcome.snapshot:
+        call_safely(
+            hooks.hook.rollrep_snapshot_taken,
+            job=job,
+            path=store.folder / outcome.snapshot.path,
+            time=iso(outcome.snapshot.time),
+        )
+    told: Mapping[str, object] = {**result.as_json(), "error": str(result.error) if result.error else None}
+    call_safely(hooks.hook.rollrep_pulled, job=job, result=told)
+
+
+def point_json(point: CatalogPoint) -> dict[str, object]:
+    """A catalog point as `points --json` gives it."""
+    return {
+        "point": point.point,
+        "id": point.id,
+        "epoch": point.epoch,
+        "kind": point.kind,
+        "label": point.label,
+        "time": iso(point.time),
+    }
+
+
+def tell_restored(hooks: pluggy.PluginManager, job: str, restored: Restored) -> None:
+    call_safely(
+        hooks.hook.rollrep_restored, job=job, output=restored.output, point=point_json(restored.point)
+    )

@@ -1,0 +1,188 @@
+"""The triggers that record a table's operations, in the application's own transaction.
+
+    BEFORE INSERT, BEFORE UPDATE OF a unique column    TOUCHED  key   what a REPLACE would remove unseen
+    AFTER INSERT, AFTER UPDATE                         PUT      the whole row as it now is
+    AFTER UPDATE that moved the key, AFTER DELETE      DELETE   the old key
+
+Where nothing can come between a row's write and our AFTER trigger, the values are NEW's.  Otherwise
+(the application's own triggers, foreign key actions) each trigger reads again what is now behind the
+key, and logs that truth: a PUT where there is a row, a DELETE where there is none.
+
+REPLACE removes rows without firing their DELETE triggers
+(https://www.sqlite.org/lang_conflict.html), so keys that collide on another UNIQUE index are logged
+before the statement as touched.  Under OR IGNORE or an upsert that is harmless.
+
+Pure: plans in, SQL text out.  Knows: the log's columns, core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rollrep.core import sql
+from rollrep.core.nouns import PREFIX, Op
+from rollrep.source.inspect import TablePlan, Unique
+from rollrep.source.tables import KEY_SIZE, LOG
+
+ROW_SIZE = 24
+FIXED_SIZE = 6
+"""bytes we count for a row's own head, and for each value that can't be long"""
+
+EVENTS = ("touch_insert", "touch_update", "insert", "update", "delete")
+
+
+def trigger_name(event: str, table: str) -> str:
+    return f"{PREFIX}{event}_{table}"
+
+
+def pin_name(table: str) -> str:
+    """An index over no row at all: it exists so that VACUUM keeps the table's rowids.
+
+    VACUUM renumbers the rowids of a table without INTEGER PRIMARY KEY unless it has an index
+    (https://www.sqlite.org/lang_vacuum.html); one with `WHERE 0` costs nothing to keep.
+    """
+    return f"{PREFIX}pin_{table}"
+
+
+def pin_index(plan: TablePlan) -> str:
+    table = plan.shape.table
+    return f"CREATE INDEX {sql.name(pin_name(table))} ON {sql.name(table)}({sql.name(plan.shape.columns[1])}) WHERE 0"
+
+
+def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
+    """Trigger name to CREATE TRIGGER text, in the order to create them.
+
+    Triggers fire newest first, so an UPDATE that moves a key logs in one trigger, old key first.
+    """
+    table = plan.shape.table
+    bodies: dict[str, tuple[str, list[str]]] = {}
+    if plan.uniques:
+        bodies["touch_insert"] = ("BEFORE INSERT", _touches(plan, shape_id, updating=False))
+        bodies["touch_update"] = (_touch_update_event(plan), _touches(plan, shape_id, updating=True))
+    if plan.reread:
+        bodies["insert"] = ("AFTER INSERT", [_log_row_again(plan, shape_id, "new")])
+        bodies["update"] = (
+            "AFTER UPDATE",
+            [*_log_truth(plan, shape_id, "old", _moved(plan)), _log_row_again(plan, shape_id, "new")],
+        )
+        bodies["delete"] = ("AFTER DELETE", _log_truth(plan, shape_id, "old", ""))
+    else:
+        bodies["insert"] = ("AFTER INSERT", [_log_new(plan, shape_id)])
+        bodies["update"] = ("AFTER UPDATE", [_log_old_key(plan, shape_id, _moved(plan)), _log_new(plan, shape_id)])
+        bodies["delete"] = ("AFTER DELETE", [_log_old_key(plan, shape_id, "")])
+    return {
+        trigger_name(event, table): _create(event, table, when, statements)
+        for event, (when, statements) in bodies.items()
+        if statements
+    }
+
+
+def _create(event: str, table: str, when: str, statements: Sequence[str]) -> str:
+    body = "".join(f"  {statement};\n" for statement in statements)
+    timing, _, guard = when.partition("|")
+    guard = f" WHEN {guard}" if guard else ""
+    return f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {timing} ON {sql.name(table)}{guard} BEGIN\n{body}END"
+
+
+def _into(width: int) -> str:
+    return f"INSERT INTO {LOG}(at, shape, op, size, {', '.join(f'v{n}' for n in range(width))})"
+
+
+def _head(shape_id: int, op: Op, size: str) -> str:
+    return f"julianday('now'), {shape_id}, {op:d}, {size}"
+
+
+def _log_new(plan: TablePlan, shape_id: int) -> str:
+    columns = plan.shape.columns
+    return (
+        f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')})"
+    )
+
+
+def _log_row_again(plan: TablePlan, shape_id: int, side: str, condition: str = "") -> str:
+    shape = plan.shape
+    return (
+        f"{_into(shape.width)} SELECT {_head(shape_id, Op.PUT, _size(plan, 't'))}, {sql.names(shape.columns, 't.')}"
+        f" FROM {sql.name(shape.table)} t WHERE {_same_key(plan, side)}{condition and ' AND ' + condition}"
+    )
+
+
+def _log_old_key(plan: TablePlan, shape_id: int, condition: str) -> str:
+    key = plan.shape.key
+    return (
+        f"{_into(len(key))} SELECT {_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {sql.names(key, 'old.')}"
+        f"{condition and ' WHERE ' + condition}"
+    )
+
+
+def _log_truth(plan: TablePlan, shape_id: int, side: str, condition: str) -> list[str]:
+    """A DELETE where the key has no row now, a PUT of the row that stands there again otherwise."""
+    table = sql.name(plan.shape.table)
+    gone = f"NOT EXISTS (SELECT 1 FROM {table} t WHERE {_same_key(plan, side)})"
+    return [
+        _log_old_key(plan, shape_id, f"{condition} AND {gone}" if condition else gone),
+        _log_row_again(plan, shape_id, side, condition),
+    ]
+
+
+def _same_key(plan: TablePlan, side: str) -> str:
+    return " AND ".join(f"t.{sql.name(column)} = {side}.{sql.name(column)}" for column in plan.shape.key)
+
+
+def _moved(plan: TablePlan) -> str:
+    changed = [f"old.{sql.name(column)} IS NOT new.{sql.name(column)}" for column in plan.shape.key]
+    return changed[0] if len(changed) == 1 else "(" + " OR ".join(changed) + ")"
+
+
+def _size(plan: TablePlan, side: str) -> str:
+    """SQL for the bytes of a row: text and blobs by their length, everything else by a constant.
+
+    The sum is balanced, because SQLite's expression trees may be 1,000 deep and tables 2,000 wide.
+    """
+    fixed = ROW_SIZE + FIXED_SIZE * (plan.shape.width - len(plan.sized_columns))
+    terms = [f"ifnull(length(CAST({side}.{sql.name(c)} AS BLOB)), 0)" for c in plan.sized_columns]
+    return _balanced([str(fixed), *terms])
+
+
+def _balanced(terms: Sequence[str]) -> str:
+    if len(terms) <= 8:
+        return "+".join(terms)
+    middle = len(terms) // 2
+    return f"({_balanced(terms[:middle])})+({_balanced(terms[middle:])})"
+
+
+def _touch_update_event(plan: TablePlan) -> str:
+    columns: list[str] = []
+    for unique in plan.uniques:
+        if unique.columns is None:
+            return "BEFORE UPDATE"
+        columns.extend(column for column in unique.columns if column not in columns)
+    return f"BEFORE UPDATE OF {sql.names(columns)}"
+
+
+def _touches(plan: TablePlan, shape_id: int, *, updating: bool) -> list[str]:
+    return [_touch(plan, shape_id, unique, updating=updating) for unique in plan.uniques]
+
+
+def _touch(plan: TablePlan, shape_id: int, unique: Unique, *, updating: bool) -> str:
+    shape = plan.shape
+    if unique.columns is not None:
+        probes = [f"{term} COLLATE {coll} = new.{term}" for term, coll in unique.terms]
+    else:
+        # The index's own text is evaluated over a one-row query that gives NEW's values the columns'
+        # names, so an expression never has to be rewritten.
+        row = ", ".join(f"new.{sql.name(c)} AS {sql.name(c)}" for c in plan.columns)
+        newer = f"FROM (SELECT {row}) AS {sql.name(shape.table)}"
+        probes = [f"({term}) COLLATE {coll} = (SELECT {term} {newer})" for term, coll in unique.terms]
+        if unique.where:
+            probes.append(f"({unique.where})")
+    others = f" AND NOT ({_same_key_bare(plan)})" if updating else ""
+    return (
+        f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.TOUCHED, str(KEY_SIZE))}, {sql.names(shape.key)}"
+        f" FROM {sql.name(shape.table)} WHERE {' AND '.join(probes)}{others}"
+    )
+
+
+def _same_key_bare(plan: TablePlan) -> str:
+    table = sql.name(plan.shape.table)
+    return " AND ".join(f"{table}.{sql.name(column)} IS old.{sql.name(column)}" for column in plan.shape.key)

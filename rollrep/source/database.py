@@ -1,0 +1,119 @@
+"""Opening an application's database so that the application never notices.
+
+Knows: apsw, core.  Does not know: the log's tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from rollrep.core.errors import DiskFull, RollrepError, Temporary, UsageError
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def open_source(path: Path) -> apsw.Connection:
+    """A connection to the application's database that never checkpoints and never creates a file.
+
+    Raises UsageError where there is no file, or no database in it; Temporary where it is locked.
+    SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when several processes checkpoint
+    (https://www.sqlite.org/wal.html#walresetbug), so checkpoints stay the application's alone.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"there is no file {path}",
+            remedy="give the path of the application's SQLite database as it is on this machine",
+        )
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{path} can't be read by this user", remedy=f"see: ls -l {path}")
+    flags = apsw.SQLITE_OPEN_READWRITE if os.access(path, os.W_OK) else apsw.SQLITE_OPEN_READONLY
+    with translated(path):
+        connection = apsw.Connection(str(path.resolve()), flags=flags)
+        try:
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+            connection.wal_autocheckpoint(0)
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors about `path` into ours, cut by what the person does next."""
+    try:
+        yield
+    except apsw.NotADBError as error:
+        raise UsageError(
+            f"{path} is not a SQLite database", remedy="give the path of the application's database file"
+        ) from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise Temporary(
+            f"{path} is locked by another process", remedy="try again; if it lasts, see who holds it: fuser -v"
+        ) from error
+    except apsw.FullError as error:
+        raise DiskFull(f"no room on the disk of {path}", remedy=f"make room, see: df -h {path.parent}") from error
+    except apsw.ReadOnlyError as error:
+        raise UsageError(
+            f"{path} can't be written by this user", remedy=f"run as the user who owns it, see: ls -l {path}"
+        ) from error
+    except apsw.CantOpenError as error:
+        raise UsageError(
+            f"{path} can't be opened: {error}",
+            remedy=f"SQLite needs to write beside the file too, see: ls -ld {path.parent}",
+        ) from error
+    except apsw.CorruptError as error:
+        raise RollrepError(
+            f"{path} is damaged: {error}",
+            remedy="nothing was believed; check it: sqlite3 FILE 'PRAGMA integrity_check'",
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(connection: apsw.Connection) -> Iterator[None]:
+    """One immediate transaction: all of it or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def reading(connection: apsw.Connection) -> Iterator[None]:
+    """One transaction that only reads the application's tables: all of it is of one moment.
+
+    It ends by COMMIT, so that what was copied into an attached image stays.
+    """
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def instance_of(path: Path) -> str:
+    """Which copy of a database this is: 16 hex digits of the machine and the path.
+
+    Two machines that go on with copies of one file hold the same log; this tells them apart.
+    """
+    machine = platform.node()
+    for place in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        with contextlib.suppress(OSError):
+            machine = place.read_text().strip() or machine
+            break
+    return hashlib.sha256(f"{machine}\0{path.resolve()}".encode()).hexdigest()[:16]

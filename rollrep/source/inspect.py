@@ -1,0 +1,292 @@
+"""What a database's schema says about capture: a plan for each table, or why there can be none.
+
+Read-only.  Knows: SQLite's schema pragmas, core.  Does not know: the log, triggers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Sequence
+
+import apsw
+
+from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape
+
+BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
+MAX_COLUMNS = 1_900
+"""an image of a 2,000-column table does not fit into a log row beside the log's own columns"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unique:
+    """A UNIQUE index other than the key, as SQL terms to probe it with."""
+
+    terms: tuple[tuple[str, str], ...]
+    """(SQL expression over the table's columns, collation)"""
+    where: str
+    """the partial index's condition; empty for a full index"""
+    columns: tuple[str, ...] | None
+    """the plain columns it names; None where expressions or a condition may name others"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePlan:
+    """What capture needs to know of one table; `shape.id` is 0 until one is given."""
+
+    shape: Shape
+    uniques: tuple[Unique, ...]
+    sized_columns: tuple[str, ...]
+    """columns whose values may be long, so that their bytes must be counted"""
+    reread: bool
+    """the row may differ from NEW when our trigger runs: read it again by its key"""
+    pin_rowids: bool
+    """VACUUM would renumber the rowids of this table unless an index exists"""
+    columns: tuple[str, ...]
+    """every column that can be read, generated ones included, in the table's order"""
+
+
+def inspect(db: apsw.Connection, include: Sequence[str], exclude: Sequence[str]) -> tuple[list[TablePlan], list[Refused]]:
+    """A plan for every table that can be captured, and the tables that can't with the reason.
+
+    Tables outside `include`/`exclude` (shell globs on the name) appear in neither list.
+    """
+    plans: list[TablePlan] = []
+    refused: list[Refused] = []
+    restless = _restless_tables(db)
+    for name, kind, without_rowid in ordinary_tables(db):
+        if not selected(name, include, exclude):
+            continue
+        if kind == "virtual":
+            refused.append(Refused(name, "it is a virtual table (SQLite allows no triggers on it)"))
+            continue
+        try:
+            plans.append(_plan(db, name, without_rowid, name.casefold() in restless))
+        except ValueError as error:
+            refused.append(Refused(name, str(error)))
+    return plans, refused
+
+
+def selected(table: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether the globs let `table` through.
+
+    >>> selected("auth_user", ["auth_*"], []), selected("log", [], ["l?g"]), selected("x", [], [])
+    (True, False, True)
+    """
+    wanted = not include or any(fnmatch.fnmatchcase(table, glob) for glob in include)
+    return wanted and not any(fnmatch.fnmatchcase(table, glob) for glob in exclude)
+
+
+def ordinary_tables(db: apsw.Connection) -> list[tuple[str, str, bool]]:
+    """(name, "table" or "virtual", WITHOUT ROWID) of the application's tables; no shadow tables."""
+    found = db.execute("SELECT name, type, wr FROM pragma_table_list WHERE schema='main'").fetchall()
+    mine = PREFIX.casefold()
+    return sorted(
+        (name, kind, bool(without_rowid))
+        for name, kind, without_rowid in found
+        if kind in ("table", "virtual") and not name.casefold().startswith((mine, "sqlite_"))
+    )
+
+
+def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) -> TablePlan:
+    """The plan of one ordinary table.  Raises ValueError with the reason where there can be none."""
+    info = db.execute("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,)).fetchall()
+    stored = [name for name, _, _, hidden in info if hidden == 0]
+    if len(info) > MAX_COLUMNS:
+        raise ValueError(f"it has {len(info)} columns; up to {MAX_COLUMNS} can be logged")
+    indexes = db.execute('SELECT name, "unique", origin, partial FROM pragma_index_list(?)', (table,)).fetchall()
+    for index, *_ in indexes:
+        for (collation,) in db.execute("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (index,)):
+            if collation is not None and collation.upper() not in BUILTIN_COLLATIONS:
+                raise ValueError(f"its index {index} uses the application's own collation {collation}")
+    primary = [name for name, _, pk, _ in sorted(info, key=lambda row: row[2]) if pk]
+    key_index = next((name for name, _, origin, _ in indexes if origin == "pk"), None)
+    key, hidden_key, collations = _key(db, info, primary, key_index, without_rowid)
+    columns = (*key, *(name for name in stored if hidden_key or name not in key))
+    uniques, all_probed = _uniques(db, table, set(stored), indexes, key_index if without_rowid else None)
+    unique_columns: set[str] = set()
+    for unique in uniques:
+        unique_columns.update(unique.columns or ("*",))
+    shape = Shape(
+        id=0,
+        table=table,
+        columns=columns,
+        key_width=len(key),
+        hidden_key=hidden_key,
+        without_rowid=without_rowid,
+        key_collations=collations,
+        unique_columns=("*",) if "*" in unique_columns or not all_probed else tuple(sorted(unique_columns)),
+        autoincrement=_is_autoincrement(db, table, key, hidden_key, without_rowid),
+        touches_logged=all_probed,
+    )
+    sized = [name for name, declared, _, hidden in info if hidden == 0 and _may_be_long(declared)]
+    alias = set() if hidden_key or without_rowid else set(key)
+    return TablePlan(
+        shape=shape,
+        uniques=tuple(uniques),
+        sized_columns=tuple(name for name in sized if name not in alias),
+        reread=reread,
+        pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
+        columns=tuple(name for name, *_ in info),
+    )
+
+
+def application_objects(db: apsw.Connection) -> tuple[SchemaObject, ...]:
+    """The rows of sqlite_schema that are the application's own, in their order of creation.
+
+    Virtual tables and their shadow tables are not among them: they are not carried.
+    """
+    skipped = {name for (name,) in db.execute(
+        "SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('virtual', 'shadow')"
+    )}  # fmt: skip
+    rows = db.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%'"
+        f" ESCAPE '\\' AND name NOT LIKE '{PREFIX.replace('_', chr(92) + '_')}%' ESCAPE '\\' ORDER BY rowid"
+    ).fetchall()
+    return tuple(SchemaObject(*row) for row in rows if row[1] not in skipped and row[2] not in skipped)
+
+
+def layout_of(db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Refused]) -> Layout:
+    """Everything the mirror's schema is made from; call it inside a read transaction."""
+    return Layout(
+        objects=application_objects(db),
+        shapes=tuple(shapes),
+        refused=tuple(refused),
+        encoding=str(db.pragma("encoding")),
+        page_size=int(db.pragma("page_size")),
+        auto_vacuum=int(db.pragma("auto_vacuum")),
+        journal_mode=str(db.pragma("journal_mode")),
+    )
+
+
+def _key(
+    db: apsw.Connection,
+    info: Sequence[tuple[str, str, int, int]],
+    primary: Sequence[str],
+    key_index: str | None,
+    without_rowid: bool,
+) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
+    """(key columns, whether the key is a rowid outside the columns, its collations)."""
+    if without_rowid:
+        collations = db.execute("SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", (key_index,)).fetchall()
+        by_name = {name: coll for name, coll in collations}
+        return tuple(primary), False, tuple(by_name.get(name, "BINARY") for name in primary)
+    # An INTEGER PRIMARY KEY that is the rowid has no index of its own; INT or DESC ones have.
+    if len(primary) == 1 and key_index is None:
+        return (primary[0],), False, ("BINARY",)
+    taken = {name.casefold() for name, *_ in info}
+    for name in ("rowid", "oid", "_rowid_"):
+        if name not in taken:
+            return (name,), True, ("BINARY",)
+    raise ValueError("its columns hide all three names of the rowid, and it has no INTEGER PRIMARY KEY")
+
+
+def _uniques(
+    db: apsw.Connection,
+    table: str,
+    stored: set[str],
+    indexes: Sequence[tuple[str, int, str, int]],
+    key_index: str | None,
+) -> tuple[list[Unique], bool]:
+    """The UNIQUE indexes other than the key, and whether every one of them can be probed."""
+    found: list[Unique] = []
+    all_probed = True
+    for index, unique, _, partial in indexes:
+        if not unique or index == key_index:
+            continue
+        parts = db.execute("SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key", (index,)).fetchall()
+        plain = all(cid >= 0 for cid, _, _ in parts)
+        columns = tuple(name for _, name, _ in parts)
+        # An UPDATE never names a generated column, so one in the index means any column may matter.
+        if plain and not partial and stored.issuperset(columns):
+            found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns))
+            continue
+        sql = db.execute("SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,)).fetchone()
+        parsed = parse_index(sql[0]) if sql and sql[0] else None
+        if parsed is None or len(parsed[0]) != len(parts):
+            all_probed = False
+            continue
+        terms = tuple(
+            (_quoted(name) if cid >= 0 else expression, coll or "BINARY")
+            for (cid, name, coll), expression in zip(parts, parsed[0], strict=True)
+        )
+        found.append(Unique(terms, parsed[1], None))
+    return found, all_probed
+
+
+def parse_index(sql: str) -> tuple[list[str], str] | None:
+    """(the indexed terms without COLLATE/ASC/DESC, the WHERE condition or "") of a CREATE INDEX, or None.
+
+    >>> parse_index("CREATE UNIQUE INDEX u ON t(lower(email), b DESC) WHERE gone = 0")
+    (['lower(email)', 'b'], 'gone = 0')
+    >>> parse_index("CREATE UNIQUE INDEX u ON t(a || ',' || b)")
+    (["a || ',' || b"], '')
+    """
+    tokens = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(sql) if not m.group().startswith(("--", "/*"))]
+    on = next((i for i, (token, *_) in enumerate(tokens) if token.upper() == "ON"), None)
+    if on is None or on + 2 >= len(tokens) or tokens[on + 2][0] != "(":
+        return None
+    terms, depth, start = [], 0, tokens[on + 2][2]
+    for position in range(on + 2, len(tokens)):
+        token, begin, end = tokens[position]
+        depth += (token == "(") - (token == ")")
+        if depth == 0 or (depth == 1 and token == ","):
+            terms.append(_ORDER.sub("", sql[start:begin].strip()).strip())
+            start = end
+        if depth == 0:
+            rest = tokens[position + 1 :]
+            if not rest:
+                return terms, ""
+            return (terms, sql[rest[0][2] :].strip()) if rest[0][0].upper() == "WHERE" else None
+    return None
+
+
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/ | [\w$]+ | [^\s\w]""",
+    re.VERBOSE | re.DOTALL,
+)
+_ORDER = re.compile(r"""(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$""", re.IGNORECASE)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _may_be_long(declared: str) -> bool:
+    # Integers and reals are a few bytes each; turning one into text to measure it costs more than
+    # the log row (a REAL about a microsecond).  https://www.sqlite.org/datatype3.html, 3.1
+    upper = declared.upper()
+    if "INT" in upper:
+        return False
+    return any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")) or not any(
+        word in upper for word in ("REAL", "FLOA", "DOUB", "BOOL")
+    )
+
+
+def _is_autoincrement(
+    db: apsw.Connection, table: str, key: Sequence[str], hidden_key: bool, without_rowid: bool
+) -> bool:
+    if hidden_key or without_rowid:
+        return False
+    return bool(db.column_metadata(None, table, key[0])[4])
+
+
+def _restless_tables(db: apsw.Connection) -> set[str]:
+    """Tables (casefolded) whose rows something may change between their write and our AFTER trigger.
+
+    The application's own triggers on the table may; so may foreign key actions, which run before the
+    AFTER triggers: of this table's own references (a row may refer to itself), and of tables that refer
+    to it (their triggers may write here again).
+    """
+    triggers = db.execute(
+        "SELECT tbl_name FROM sqlite_schema WHERE type='trigger' AND substr(name, 1, ?) != ?", (len(PREFIX), PREFIX)
+    )
+    found = {table.casefold() for (table,) in triggers}
+    acting = db.execute(
+        'SELECT s.name, f."table" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type=\'table\''
+        " AND (f.on_update NOT IN ('NO ACTION', 'RESTRICT') OR f.on_delete NOT IN ('NO ACTION', 'RESTRICT'))"
+    )
+    for child, parent in acting:
+        found.update((child.casefold(), parent.casefold()))
+    return found

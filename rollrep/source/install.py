@@ -1,0 +1,286 @@
+"""Installing, repairing and removing the rolling log, each in one transaction.
+
+    install     create or repair: new tables are captured, changed ones captured anew, limits set
+    repair      the same with the stored choices; `serve` calls it when the schema has changed
+    uninstall   every trace goes, triggers first
+
+A table whose capture may have missed something gets a new shape id; a destination that sees an id it
+does not know mirrors that table again, and no other.
+
+Knows: inspect, capture, tables, log.  Does not know: the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from rollrep.core import sql
+from rollrep.core.nouns import PREFIX, Op, Refused, Shape
+from rollrep.source import capture
+from rollrep.source.database import writing
+from rollrep.source.inspect import TablePlan, inspect
+from rollrep.source.log import Meta, current_shapes, has_log, read_ends, read_meta
+from rollrep.source.tables import (
+    FORGOTTEN,
+    FORMAT,
+    LOG,
+    META,
+    POINT_SIZE,
+    PRUNE,
+    SHAPE,
+    Limits,
+    create_tables,
+    drop_tables,
+    prune_trigger,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an installation did, table by table."""
+
+    epoch: str
+    database: str
+    limits: Limits
+    created: bool
+    captured: tuple[str, ...]
+    """tables captured from now on"""
+    kept: tuple[str, ...]
+    """tables whose capture went on undisturbed"""
+    released: tuple[str, ...]
+    """tables captured before and not any more"""
+    refused: tuple[Refused, ...]
+    statements: tuple[str, ...]
+
+
+class _DryRun(Exception):
+    """Takes a transaction back whose statements were only to be seen."""
+
+
+def install(
+    db: apsw.Connection,
+    limits: Limits,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+) -> Report:
+    """Creates the log or brings it up to the schema as it is now; all of it or nothing.
+
+    Idempotent: where nothing has changed, nothing is written.
+    """
+    statements: list[str] = []
+    try:
+        with writing(db):
+            db.exec_trace = lambda _cursor, text, _bindings: _noted(statements, text)
+            try:
+                report = _install(db, limits, tuple(include), tuple(exclude))
+            finally:
+                db.exec_trace = None
+            if dry_run:
+                raise _DryRun
+    except _DryRun:
+        pass
+    return dataclasses.replace(report, statements=tuple(statements))
+
+
+def repair(db: apsw.Connection, meta: Meta) -> Report | None:
+    """Captures anew what a change of the schema has left uncaptured; None where all is well.
+
+    Takes a write transaction only where something has changed.
+    """
+    ends = read_ends(db)
+    if schema_digest(db) == meta.schema_digest and ends and ends.oldest == meta.pruned_through + 1:
+        return None
+    return install(db, meta.limits, meta.include, meta.exclude)
+
+
+def uninstall(db: apsw.Connection) -> list[str]:
+    """Removes every object of ours; returns the names of the tables that were captured."""
+    with writing(db):
+        tables = [shape.table for shape in current_shapes(db)] if has_log(db) else []
+        # Triggers go first: one that stays without its log would make every write fail.
+        for kind in ("trigger", "index"):
+            for name in _objects_of_ours(db, kind):
+                db.execute(f"DROP {kind.upper()} IF EXISTS {sql.name(name)}")
+        for statement in drop_tables():
+            db.execute(statement)
+    return tables
+
+
+def schema_digest(db: apsw.Connection) -> str:
+    """A digest of every object's text, ours included, in the order of creation (which is the order
+    in which triggers fire).  `PRAGMA schema_version` would be cheaper, but edits by `writable_schema`
+    leave it as it was."""
+    digest = hashlib.sha256()
+    for row in db.execute("SELECT type, name, tbl_name, ifnull(sql, '') FROM sqlite_schema ORDER BY rowid"):
+        digest.update("\0".join(row).encode() + b"\1")
+    return digest.hexdigest()[:32]
+
+
+def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> Report:
+    created = not has_log(db)
+    if created:
+        for statement in create_tables():
+            db.execute(statement)
+        db.execute(
+            f"INSERT INTO {META}(only_row, format, database, epoch, bytes, counted_through, pruned_through,"
+            " forgotten_through, cut, span) VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, 1)",
+            (FORMAT, secrets.token_hex(8), secrets.token_hex(8)),
+        )
+    _set_choices(db, limits, include, exclude)
+    plans, refused = inspect(db, include, exclude)
+    old = {shape.table: shape for shape in current_shapes(db)}
+    kept, captured = [], []
+    for plan in plans:
+        known = old.pop(plan.shape.table, None)
+        if known is not None and _is_whole(db, plan, known):
+            kept.append(plan.shape.table)
+            continue
+        _capture(db, plan)
+        captured.append(plan.shape.table)
+    for table in old:
+        _release(db, table)
+    _set_prune_trigger(db, limits)
+    _mend_log(db)
+    if captured or old:
+        detail = json.dumps({"captured": captured, "released": sorted(old)})
+        db.execute(
+            f"INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.MARK:d},"
+            f" {POINT_SIZE}, ?, ?)",
+            ("installed" if created else "recaptured", detail),
+        )
+    digest = schema_digest(db)
+    if db.execute(f"SELECT schema_digest FROM {META}").fetchone()[0] != digest:
+        db.execute(f"UPDATE {META} SET schema_digest = ?", (digest,))
+    meta = read_meta(db)
+    return Report(
+        epoch=meta.epoch,
+        database=meta.database,
+        limits=limits,
+        created=created,
+        captured=tuple(captured),
+        kept=tuple(kept),
+        released=tuple(old),
+        refused=tuple(refused),
+        statements=(),
+    )
+
+
+def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+    wanted = (
+        limits.keep_rows,
+        limits.keep_bytes,
+        limits.keep_age_s / 86_400.0,
+        limits.keep_keys,
+        json.dumps(include),
+        json.dumps(exclude),
+    )
+    columns = "keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude"
+    if db.execute(f"SELECT {columns} FROM {META}").fetchone() != wanted:
+        db.execute(f"UPDATE {META} SET ({columns}) = (?, ?, ?, ?, ?, ?)", wanted)
+
+
+def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
+    """Whether capture of the table stands exactly as we would make it now, and has since it was made."""
+    if msgspec.structs.replace(plan.shape, id=known.id) != known:
+        return False
+    expected = capture.capture_triggers(plan, known.id)
+    rows = db.execute(
+        "SELECT rowid, name, sql FROM sqlite_schema WHERE type='trigger' AND tbl_name=? COLLATE NOCASE",
+        (plan.shape.table,),
+    ).fetchall()
+    ours = {name: text for _, name, text in rows if name.startswith(PREFIX)}
+    if ours != expected:
+        return False
+    # Triggers fire newest first: one of the application's made after ours could end the statement
+    # (RAISE(IGNORE)) with the row changed and ours never asked.
+    oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
+    if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
+        return False
+    pinned = capture.pin_name(plan.shape.table) in _objects_of_ours(db, "index")
+    return pinned or not plan.pin_rowids
+
+
+def _capture(db: apsw.Connection, plan: TablePlan) -> None:
+    table = plan.shape.table
+    _release(db, table)
+    _widen(db, LOG, "v", plan.shape.width)
+    _widen(db, FORGOTTEN, "k", plan.shape.key_width)
+    shape_id = 1 + int(db.execute(f"SELECT ifnull(max(id), 0) FROM {SHAPE}").fetchone()[0])
+    shape = msgspec.structs.replace(plan.shape, id=shape_id)
+    db.execute(
+        f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body)"
+        f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?)",
+        (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
+    )
+    if plan.pin_rowids and capture.pin_name(table) not in _objects_of_ours(db, "index"):
+        db.execute(capture.pin_index(plan))
+    for statement in capture.capture_triggers(plan, shape_id).values():
+        db.execute(statement)
+
+
+def _release(db: apsw.Connection, table: str) -> None:
+    """Drops what captures `table`, also where a rename has carried our triggers to another name."""
+    named_after = {capture.trigger_name(event, table) for event in capture.EVENTS}
+    found = db.execute("SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'").fetchall()
+    for trigger, of in found:
+        if trigger in named_after or (trigger.startswith(PREFIX) and of.casefold() == table.casefold()):
+            db.execute(f"DROP TRIGGER {sql.name(trigger)}")
+    db.execute(f"UPDATE {SHAPE} SET is_current = 0 WHERE tbl = ? AND is_current", (table,))
+
+
+def _widen(db: apsw.Connection, table: str, letter: str, width: int) -> None:
+    have = int(db.execute("SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?", (table, f"{letter}[0-9]*")).fetchone()[0])
+    for n in range(have, width):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {letter}{n}")
+
+
+def _set_prune_trigger(db: apsw.Connection, limits: Limits) -> None:
+    key_width = int(db.execute(f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}").fetchone()[0])
+    wanted = prune_trigger(limits, key_width)
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE name=?", (PRUNE,)).fetchone()
+    if found and found[0] == wanted:
+        return
+    db.execute(f"DROP TRIGGER IF EXISTS {PRUNE}")
+    db.execute(wanted)
+
+
+def _mend_log(db: apsw.Connection) -> None:
+    """Starts a new epoch where somebody emptied or cut the log: ids go on upward, never again."""
+    ends = read_ends(db)
+    pruned, counted = db.execute(f"SELECT pruned_through, counted_through FROM {META}").fetchone()
+    dense = ends is not None and ends.oldest == pruned + 1
+    if dense or (ends is None and pruned == 0 and counted == 0):
+        return
+    newest = max(pruned, counted, ends.newest if ends else 0)
+    db.execute(f"DELETE FROM {LOG}")
+    db.execute(f"DELETE FROM {FORGOTTEN}")
+    db.execute(
+        f"UPDATE {META} SET epoch = ?, bytes = 0, counted_through = ?1, pruned_through = ?1,"
+        " forgotten_through = ?1".replace("?1", str(newest)),
+        (secrets.token_hex(8),),
+    )
+    db.execute(
+        f"INSERT INTO {LOG}(id, at, shape, op, size, v0, v1) VALUES (?, julianday('now'), 0, {Op.MARK:d},"
+        f" {POINT_SIZE}, 'new epoch', 'the log was cut')",
+        (newest + 1,),
+    )
+
+
+def _objects_of_ours(db: apsw.Connection, kind: str) -> list[str]:
+    rows = db.execute("SELECT name FROM sqlite_schema WHERE type=? AND name GLOB ?", (kind, f"{PREFIX}*"))
+    return [name for (name,) in rows]
+
+
+def _noted(statements: list[str], text: str) -> bool:
+    if text.lstrip().upper().startswith(("CREATE", "INSERT", "UPDATE", "DELETE", "DROP", "ALTER")):
+        statements.append(text.strip())
+    return True

@@ -1,0 +1,146 @@
+"""The rolling log as data: its meta row, its ends, its shapes, its points.
+
+Read by everything on the source's side; written only by `install` and `write_point`.
+Knows: SQL of the log's tables, core.  Does not know: the application's tables, the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import apsw
+import apsw.sqlite_extra
+import msgspec
+
+from rollrep.core.errors import NotSetUp, RollrepError
+from rollrep.core.nouns import Facts, Op, Point, Position, Shape
+from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SHAPE, Limits
+
+TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
+"""SQL for a Julian day as ISO 8601 in UTC with milliseconds; on every side the same rounding"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """The log's one row about itself."""
+
+    database: str
+    epoch: str
+    limits: Limits
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    schema_digest: str
+    pruned_through: int
+    forgotten_through: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """The ids that the log holds: `oldest` to `newest`, dense."""
+
+    oldest: int
+    newest: int
+
+
+def has_log(db: apsw.Connection) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_schema WHERE name=? AND type='table'", (META,)).fetchone()[0])
+
+
+def read_meta(db: apsw.Connection) -> Meta:
+    """Raises NotSetUp where no rolling log is installed, RollrepError where a newer rollrep made it."""
+    if not has_log(db):
+        path = db.filename
+        raise NotSetUp(f"{path} has no rolling log", remedy=f"install it: rollrep source install {path}")
+    row = db.execute(
+        "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
+        f" schema_digest, pruned_through, forgotten_through FROM {META}"
+    ).fetchone()
+    if row is None or row[0] != FORMAT:
+        raise RollrepError(
+            f"the rolling log of {db.filename} has format {row and row[0]}, this rollrep reads {FORMAT}",
+            remedy="use the rollrep version that installed it, or a newer one",
+        )
+    return Meta(
+        database=row[1],
+        epoch=row[2],
+        limits=Limits(row[3], row[4], row[5] * 86_400.0, row[6]),
+        include=tuple(json.loads(row[7])),
+        exclude=tuple(json.loads(row[8])),
+        schema_digest=row[9],
+        pruned_through=row[10],
+        forgotten_through=row[11],
+    )
+
+
+def read_ends(db: apsw.Connection) -> Ends | None:
+    """None where the log is empty, which only somebody's hand can bring about."""
+    oldest, newest = db.execute(f"SELECT (SELECT min(id) FROM {LOG}), (SELECT max(id) FROM {LOG})").fetchone()
+    return None if newest is None else Ends(oldest, newest)
+
+
+def current_shapes(db: apsw.Connection) -> list[Shape]:
+    rows = db.execute(f"SELECT body FROM {SHAPE} WHERE is_current ORDER BY id")
+    return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
+
+
+def load_digests(db: apsw.Connection) -> None:
+    """Gives `db` SQLite's own SHA-1 functions (they ship inside apsw's wheel)."""
+    db.enable_load_extension(True)
+    apsw.sqlite_extra.load(db, "sha1")
+    db.enable_load_extension(False)
+
+
+def proof_of(db: apsw.Connection, log_id: int) -> str | None:
+    """A digest of the log row `log_id`, exact to the storage class; None where the row is not there.
+
+    Only the values that the row's shape has are digested: widening the log for another table must not
+    change what a destination remembers.  `db` needs `load_digests`.
+    """
+    found = db.execute(
+        f"SELECT coalesce((SELECT s.body FROM {SHAPE} s WHERE s.id = l.shape), '') FROM {LOG} l WHERE l.id = ?",
+        (log_id,),
+    ).fetchone()
+    if found is None:
+        return None
+    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 2
+    values = ", ".join(f"v{n}" for n in range(width))
+    query = f"SELECT id, at, shape, op, {values} FROM {LOG} WHERE id = {log_id:d}"
+    digest: str = db.execute("SELECT sha1_query(?)", (query,)).fetchone()[0]
+    return digest
+
+
+def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
+    """Call inside a read transaction: then `head` is a commit boundary, because SQLite has one writer."""
+    ends = read_ends(db)
+    if ends is None:
+        raise RollrepError(f"the rolling log of {db.filename} is empty", remedy=f"rollrep source install {db.filename}")
+    proof = proof_of(db, ends.newest)
+    assert proof is not None
+    sequence: tuple[tuple[str, int], ...] = ()
+    if db.execute("SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'").fetchone()[0]:
+        sequence = tuple(db.execute("SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'").fetchall())
+    return Facts(
+        head=Position(meta.epoch, ends.newest, proof),
+        time=db.execute(f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}").fetchone()[0],
+        user_version=int(db.pragma("user_version")),
+        application_id=int(db.pragma("application_id")),
+        sequence=sequence,
+    )
+
+
+def write_point(db: apsw.Connection, label: str | None, kind: str) -> Point:
+    """A new consistency point, committed."""
+    db.execute(f"INSERT INTO {POINT}(label, kind) VALUES (?, ?)", (label, kind))
+    row = db.execute(f"SELECT id, {TIME.format('at')}, kind, label FROM {POINT} ORDER BY id DESC LIMIT 1").fetchone()
+    return Point(*row)
+
+
+def count_points(db: apsw.Connection) -> int:
+    return int(db.execute(f"SELECT count(*) FROM {LOG} WHERE op = {Op.POINT:d}").fetchone()[0])
+
+
+def forgotten_reach(db: apsw.Connection) -> str | None:
+    """The time of the oldest forgotten key that has one (one per pruning step has)."""
+    row = db.execute(f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1").fetchone()
+    return row[0] if row else None

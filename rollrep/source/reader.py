@@ -1,0 +1,169 @@
+"""Reading the log and the tables out, as images, in short read transactions.
+
+    log rows (after, through]  ──►  log_image.log      one INSERT ... SELECT: no value becomes Python
+    rows of a table by key     ──►  rows_image.rows
+
+An image is a whole SQLite database in memory, serialized and zstd-compressed.  The read transaction
+ends before compression begins, so it lasts as long as copying some MiB does.
+
+Knows: SQL of the log and of the tables it reads, core, the wire's messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import apsw
+import msgspec
+import zstandard
+
+from rollrep.core import sql
+from rollrep.core.nouns import Facts, Shape
+from rollrep.core.tokens import bind_token, make_token, token_columns
+from rollrep.source.database import reading
+from rollrep.source.log import Meta, proof_of, read_facts
+from rollrep.source.tables import LOG, SHAPE
+from rollrep.wire.images import log_table, log_width, rows_table
+from rollrep.wire.messages import Batch, Chunk, Image
+
+IMAGE_ROWS = 65_536
+IMAGE_BYTES = 8 << 20
+"""what one image holds at most, unpacked, unless a single row is larger"""
+IMAGE_PAGE_SIZE = 16_384
+COMPRESSION_LEVEL = 3
+
+
+class Gone(Exception):
+    """Log rows that were wanted are not there any more; the log begins at `oldest`."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(oldest)
+        self.oldest = oldest
+
+
+class Reader:
+    """Makes images from one connection.  `db` has the digest functions loaded."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+        self._shapes: dict[int, Shape] = {}
+        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        self._chunk_rows: dict[int, int] = {}
+
+    def batch(self, meta: Meta, after: int, through: int) -> tuple[Batch, bytes]:
+        """The next batch after `after` and its packed image, in a read transaction of its own.
+
+        Raises Gone when the log no longer holds the row after `after`.
+        """
+        self._attach("log_image")
+        try:
+            with reading(self._db):
+                first, last, shapes, proof = self._copy_log(after, through)
+            image, packed = self._pack("log_image")
+        finally:
+            self._db.execute("DETACH log_image")
+        return Batch(meta.epoch, first, last, proof, shapes, image), packed
+
+    def chunk(
+        self, meta: Meta, shape: Shape, after_key: tuple[str, ...] | None, position: int
+    ) -> tuple[tuple[Batch, bytes] | None, tuple[Chunk, bytes] | None]:
+        """The log after `position`, and the next rows of a table, both read in one transaction.
+
+        Rows are left out (None) when the log alone fills an image.  Raises Gone as `batch` does.
+        """
+        self._attach("log_image")
+        self._attach("rows_image")
+        try:
+            tail: tuple[Batch, bytes] | None = None
+            with reading(self._db):
+                facts = read_facts(self._db, meta)
+                head = facts.head.id
+                copied = self._copy_log(position, head) if head > position else None
+                found = self._copy_rows(shape, after_key) if copied is None or copied[1] == head else None
+            if copied:
+                first, last, shapes, proof = copied
+                image, packed = self._pack("log_image")
+                tail = (Batch(meta.epoch, first, last, proof, shapes, image), packed)
+            if found is None:
+                return tail, None
+            rows, last_key, complete = found
+            image, packed = self._pack("rows_image")
+            return tail, (Chunk(shape.id, rows, last_key, complete, facts, image), packed)
+        finally:
+            self._db.execute("DETACH log_image")
+            self._db.execute("DETACH rows_image")
+
+    def _copy_log(self, after: int, through: int) -> tuple[int, int, tuple[Shape, ...], str]:
+        """Copies log rows into the log's image; (first, last, shapes of its rows, proof of the last)."""
+        through = min(through, after + IMAGE_ROWS)
+        while True:
+            counted = self._db.execute(
+                f"SELECT shape, count(*), sum(size), min(id) FROM {LOG} WHERE id > ? AND id <= ? GROUP BY shape",
+                (after, through),
+            ).fetchall()
+            rows, size = sum(row[1] for row in counted), sum(row[2] for row in counted)
+            if rows != through - after or min(row[3] for row in counted) != after + 1:
+                oldest = self._db.execute(f"SELECT ifnull(min(id), 0) FROM {LOG}").fetchone()[0]
+                raise Gone(oldest)
+            if size <= IMAGE_BYTES or rows == 1:
+                break
+            through = after + max(1, min(rows - 1, int(rows * IMAGE_BYTES / size * 0.9)))
+        shapes = tuple(self._shape(row[0]) for row in counted if row[0] != 0)
+        width = log_width(shapes)
+        values = ", ".join(f"v{n}" for n in range(width))
+        self._db.execute(log_table("log_image.log", width))
+        self._db.execute(
+            f"INSERT INTO log_image.log SELECT id, at, shape, op, {values} FROM {LOG} WHERE id > ? AND id <= ?",
+            (after, through),
+        )
+        proof = proof_of(self._db, through)
+        assert proof is not None
+        return after + 1, through, shapes, proof
+
+    def _copy_rows(self, shape: Shape, after_key: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None, bool]:
+        """Copies rows into the rows' image in key order; (how many, the last one's key, whether that was all)."""
+        limit = self._chunk_rows.get(shape.id, 1000)
+        key = [sql.name(column) for column in shape.key]
+        where, bound = "", []
+        if after_key is not None:
+            tokens = [bind_token(token) for token in after_key]
+            where = f" WHERE ({', '.join(key)}) > ({', '.join(expression for expression, _ in tokens)})"
+            bound = [value for _, value in tokens]
+        self._db.execute(rows_table("rows_image.rows", shape.width))
+        self._db.execute(
+            f"INSERT INTO rows_image.rows SELECT {sql.names(shape.columns)} FROM main.{sql.name(shape.table)}{where}"
+            f" ORDER BY {', '.join(key)} LIMIT {limit}",
+            bound,
+        )
+        rows = self._db.changes()
+        if rows == 0:
+            return 0, after_key, True
+        parts = ", ".join(token_columns(f"v{n}") for n in range(shape.key_width))
+        found = self._db.execute(f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1").fetchone()
+        last_key = tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width))
+        pages = self._db.execute("SELECT page_count FROM pragma_page_count('rows_image')").fetchone()[0]
+        size_per_row = max(1, pages * IMAGE_PAGE_SIZE // rows)
+        self._chunk_rows[shape.id] = max(1, min(IMAGE_ROWS, limit * 4, IMAGE_BYTES // size_per_row))
+        return rows, last_key, rows < limit
+
+    def _shape(self, shape_id: int) -> Shape:
+        if shape_id not in self._shapes:
+            body = self._db.execute(f"SELECT body FROM {SHAPE} WHERE id=?", (shape_id,)).fetchone()[0]
+            self._shapes[shape_id] = msgspec.json.decode(body, type=Shape)
+        return self._shapes[shape_id]
+
+    def _attach(self, name: str) -> None:
+        self._db.execute(f"ATTACH ':memory:' AS {name}")
+        self._db.execute(f"PRAGMA {name}.page_size = {IMAGE_PAGE_SIZE}")
+
+    def _pack(self, name: str) -> tuple[Image, bytes]:
+        raw = self._db.serialize(name)
+        packed = self._compressor.compress(raw)
+        return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
+
+
+def slices(packed: bytes, size: int) -> Iterable[memoryview]:
+    """`packed` in pieces of `size` bytes, without copying."""
+    view = memoryview(packed)
+    return (view[start : start + size] for start in range(0, len(view), size))

@@ -1,0 +1,233 @@
+"""`rollrep source serve`: one process per connection, the protocol on its stdin and stdout.
+
+    which database   a name given with --db (then nothing else can be asked for), or a path
+    Hello            repair capture if the schema has changed, then answer from one read transaction
+    SendBatches      one short read transaction per batch
+    SendChunk        the log's tail and a chunk of rows, in one short read transaction
+
+Read-only towards the application's tables, never a checkpoint, no state that outlives the connection.
+
+Knows: the log, the reader, the wire.  Does not know: SSH, the destination.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import apsw
+import msgspec
+
+from rollrep import __version__
+from rollrep.core.errors import RollrepError, Temporary, UsageError
+from rollrep.core.nouns import Position, Shape
+from rollrep.source.database import instance_of, open_source, reading, translated
+from rollrep.source.inspect import inspect, layout_of
+from rollrep.source.install import repair, schema_digest
+from rollrep.source.log import Ends, Meta, current_shapes, load_digests, proof_of, read_ends, read_facts, read_meta
+from rollrep.source.reader import Gone, Reader, slices
+from rollrep.wire import frames, messages
+from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason
+
+READ_BYTES = 64 << 10
+REPAIR_TRIES = 5
+
+
+def serve(stdin: BinaryIO, stdout: BinaryIO, databases: Mapping[str, Path] | None) -> None:
+    """Answers until the stream ends.  `databases` are the names that may be asked for; None: any path.
+
+    Errors become a Refusal and end the conversation; frames that are none end it without a word.
+    """
+    server = _Server(stdout, databases)
+    try:
+        for frame in _frames(stdin):
+            server.answer(messages.decode_from_destination(frame.payload))
+    except RollrepError as error:
+        server.say(messages.Refusal(type(error).__name__, error.facts, error.remedy))
+    except msgspec.DecodeError as error:
+        server.say(messages.Refusal("RollrepError", f"this request is not understood here: {error}",
+                                    "install the same rollrep version on both machines"))  # fmt: skip
+    except frames.FrameError as error:
+        server.say(messages.Refusal("RollrepError", str(error), "is it rollrep that speaks?"))
+    finally:
+        server.close()
+
+
+def choose(position: Position | None, meta: Meta, ends: Ends, proof: str | None) -> tuple[AnswerKind, MirrorReason]:
+    """How a destination at `position` can go on; `proof` is that of the row it stands at, if it is there.
+
+    Pure.  Resume only on proof: a source restored from a backup passes every check by number alone.
+    """
+    if position is None:
+        return "mirror", "first"
+    if position.epoch != meta.epoch:
+        return "mirror", "epoch"
+    if position.id > ends.newest:
+        return "mirror", "ahead"
+    if position.id < ends.oldest:
+        return "mirror", "pruned"
+    if proof != position.proof:
+        return "mirror", "diverged"
+    return ("up_to_date" if position.id == ends.newest else "resume"), ""
+
+
+class _Server:
+    def __init__(self, stdout: BinaryIO, databases: Mapping[str, Path] | None) -> None:
+        self._stdout = stdout
+        self._databases = databases
+        self._path = Path()
+        self._db: apsw.Connection | None = None
+        self._reader: Reader | None = None
+        self._meta: Meta | None = None
+        self._digest = ""
+        self._shapes: dict[int, Shape] = {}
+
+    def answer(self, message: messages.FromDestination) -> None:
+        if isinstance(message, Hello):
+            self._open(message.database)
+        if self._db is None:
+            raise UsageError("the first thing to say is hello")
+        with translated(self._path):
+            if isinstance(message, Hello):
+                self.say(self._hello(self._db, message))
+            elif isinstance(message, messages.SendBatches):
+                self._send_batches(message)
+            else:
+                self._send_chunk(self._db, message)
+
+    def say(self, message: Message, packed: bytes | None = None) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._stdout.write(frames.encode(frames.MESSAGE, messages.encode(message)))
+            if packed is not None:
+                for piece in slices(packed, frames.LIMITS[frames.DATA]):
+                    self._stdout.write(frames.encode(frames.DATA, piece))
+            self._stdout.flush()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _open(self, database: str) -> None:
+        path = self._permitted(database)
+        if self._db is not None:
+            if path == self._path:
+                return
+            raise UsageError("one connection speaks of one database")
+        self._path = path
+        self._db = open_source(path)
+        load_digests(self._db)
+        self._reader = Reader(self._db)
+
+    def _permitted(self, database: str) -> Path:
+        if self._databases is None:
+            if not database.startswith("/"):
+                raise UsageError(
+                    f"this source knows no database by the name {database!r}",
+                    remedy="give its path (ssh://host//srv/app.db), or name it on the source: serve --db NAME=PATH",
+                )
+            return Path(database)
+        if database not in self._databases:
+            # What other names or files exist is nothing a stolen key should learn.
+            raise UsageError(
+                f"this key may not pull {database!r}",
+                remedy="the names it may pull stand in the --db options of its line in authorized_keys",
+            )
+        return self._databases[database]
+
+    def _hello(self, db: apsw.Connection, hello: Hello) -> Answer:
+        for _ in range(REPAIR_TRIES):
+            repair(db, read_meta(db))
+            with reading(db):
+                meta = read_meta(db)
+                self._digest = schema_digest(db)
+                if self._digest == meta.schema_digest:
+                    return self._answer(db, meta, hello)
+        raise Temporary(f"the schema of {self._path} is being changed", remedy="pull again when the migration is over")
+
+    def _answer(self, db: apsw.Connection, meta: Meta, hello: Hello) -> Answer:
+        ends = read_ends(db)
+        if ends is None:
+            raise Temporary(f"the rolling log of {self._path} was emptied just now", remedy="pull again")
+        proof = proof_of(db, hello.position.id) if hello.position else None
+        kind, reason = choose(hello.position, meta, ends, proof)
+        if hello.mirror_requested:
+            kind, reason = "mirror", reason or "requested"
+        elif not reason and hello.schema_digest != self._digest:
+            kind, reason = "mirror", "schema"
+        shapes = current_shapes(db)
+        layout = None
+        if hello.schema_digest != self._digest:
+            layout = layout_of(db, shapes, inspect(db, meta.include, meta.exclude)[1])
+        self._meta, self._shapes = meta, {shape.id: shape for shape in shapes}
+        return Answer(
+            kind=kind,
+            reason=reason,
+            facts=read_facts(db, meta),
+            oldest=ends.oldest,
+            forgotten_through=meta.forgotten_through,
+            database_id=meta.database,
+            instance=instance_of(self._path),
+            schema_digest=self._digest,
+            layout=layout,
+            version=__version__,
+            sqlite_version=apsw.sqlite_lib_version(),
+            journal_mode=str(db.pragma("journal_mode")),
+        )
+
+    def _send_batches(self, wanted: messages.SendBatches) -> None:
+        reader, meta = self._greeted()
+        after = wanted.after
+        try:
+            while after < wanted.through:
+                batch, packed = reader.batch(meta, after, wanted.through)
+                self.say(batch, packed)
+                after = batch.last
+        except Gone as gone:
+            self.say(messages.Overrun(gone.oldest))
+            return
+        self.say(messages.Done())
+
+    def _send_chunk(self, db: apsw.Connection, wanted: messages.SendChunk) -> None:
+        reader, meta = self._greeted()
+        shape = self._shapes.get(wanted.shape)
+        if wanted.schema_digest != self._digest or shape is None:
+            self.say(messages.Changed())
+            return
+        try:
+            tail, chunk = reader.chunk(meta, shape, wanted.after_key, wanted.position)
+        except Gone as gone:
+            self.say(messages.Overrun(gone.oldest))
+            return
+        except apsw.SQLError:
+            if schema_digest(db) == self._digest:
+                raise
+            self.say(messages.Changed())
+            return
+        # Asked after the transaction: a schema that changed in between is seen now, not too late.
+        if schema_digest(db) != self._digest:
+            self.say(messages.Changed())
+            return
+        if tail:
+            self.say(*tail)
+        if chunk:
+            self.say(*chunk)
+        else:
+            self.say(messages.Done())
+
+    def _greeted(self) -> tuple[Reader, Meta]:
+        if self._reader is None or self._meta is None:
+            raise UsageError("the first thing to say is hello")
+        return self._reader, self._meta
+
+
+def _frames(stdin: BinaryIO) -> Iterable[frames.Frame]:
+    decoder = frames.Decoder()
+    # read1 gives what is there; read would wait until its limit is full.
+    while data := stdin.read1(READ_BYTES):  # type: ignore[attr-defined]
+        for frame in decoder.feed(data):
+            if frame.kind != frames.MESSAGE:
+                raise frames.FrameError("a source takes messages only")
+            yield frame

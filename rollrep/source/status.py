@@ -1,0 +1,117 @@
+"""What a rolling log says of itself, for people and for `--json`.
+
+Knows: the log, capture's checks.  Does not know: the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import apsw
+
+from rollrep.core.units import show_bytes, show_duration
+from rollrep.source.database import reading
+from rollrep.source.inspect import inspect
+from rollrep.source.install import schema_digest
+from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, read_ends, read_meta
+from rollrep.source.tables import FORGOTTEN, LOG, Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    database_id: str
+    epoch: str
+    oldest_id: int
+    newest_id: int
+    pruned_through: int
+    rows: int
+    bytes: int
+    limits: Limits
+    keys: int
+    forgotten_through: int
+    log_reaches: str | None
+    """the time of the oldest row the log holds"""
+    keys_reach: str | None
+    points: int
+    tables: dict[str, str]
+    """table to "captured", "changed: ..." or "not carried: ..." """
+    journal_mode: str
+    now: str
+
+    def as_json(self) -> dict[str, object]:
+        told = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "limits"
+        }
+        limits = self.limits
+        told["limits"] = {
+            "rows": limits.keep_rows,
+            "bytes": limits.keep_bytes,
+            "age_s": limits.keep_age_s,
+            "keys": limits.keep_keys,
+        }
+        return told
+
+    def lines(self, name: str) -> list[str]:
+        limits = self.limits
+        lines = [
+            f"{name}: epoch {self.epoch}, log ids {self.oldest_id} to {self.newest_id}, {self.points} points",
+            f"  rows     {self.rows:,} of {limits.keep_rows:,}",
+            f"  bytes    {show_bytes(self.bytes)} of {show_bytes(limits.keep_bytes)}",
+            f"  reaches  {self.log_reaches or 'nowhere yet'} (limit {show_duration(limits.keep_age_s)})",
+            f"  keys     {self.keys:,} of {limits.keep_keys:,} forgotten rows"
+            + (f", back to {self.keys_reach}" if self.keys_reach else ""),
+        ]
+        if self.journal_mode != "wal":
+            lines.append(f"  WARN     journal_mode is {self.journal_mode}; better: PRAGMA journal_mode = WAL")
+        states: dict[str, list[str]] = {}
+        for table, state in sorted(self.tables.items()):
+            states.setdefault(state, []).append(table)
+        lines += [f"  {state}: {', '.join(tables)}" for state, tables in states.items()]
+        return lines
+
+
+def read_status(db: apsw.Connection) -> Status:
+    """Raises NotSetUp where no rolling log is installed."""
+    with reading(db):
+        meta = read_meta(db)
+        ends = read_ends(db)
+        oldest, newest = (ends.oldest, ends.newest) if ends else (0, 0)
+        rows, size, reaches = db.execute(
+            f"SELECT count(*), ifnull(sum(size), 0), (SELECT {TIME.format('at')} FROM {LOG} ORDER BY id LIMIT 1) FROM {LOG}"
+        ).fetchone()
+        return Status(
+            database_id=meta.database,
+            epoch=meta.epoch,
+            oldest_id=oldest,
+            newest_id=newest,
+            pruned_through=meta.pruned_through,
+            rows=rows,
+            bytes=size,
+            limits=meta.limits,
+            keys=db.execute(f"SELECT count(*) FROM {FORGOTTEN}").fetchone()[0],
+            forgotten_through=meta.forgotten_through,
+            log_reaches=reaches,
+            keys_reach=forgotten_reach(db),
+            points=count_points(db),
+            tables=_table_states(db),
+            journal_mode=str(db.pragma("journal_mode")),
+            now=db.execute(f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}").fetchone()[0],
+        )
+
+
+def _table_states(db: apsw.Connection) -> dict[str, str]:
+    meta = read_meta(db)
+    plans, refused = inspect(db, meta.include, meta.exclude)
+    captured = {shape.table: shape for shape in current_shapes(db)}
+    changed = schema_digest(db) != meta.schema_digest
+    states = {each.table: f"not carried: {each.reason}" for each in refused}
+    for plan in plans:
+        table = plan.shape.table
+        known = captured.get(table)
+        if known is None:
+            states[table] = "new: captured from the next pull on"
+        elif changed and known.columns != plan.shape.columns:
+            states[table] = "changed: captured anew at the next pull"
+        else:
+            states[table] = "captured"
+    return states

@@ -1,0 +1,122 @@
+"""The rolling log's own tables, and the one trigger that makes it roll.
+
+    _rollrep_log        id | at | shape | op | size | v0 v1 v2 ...     whole rows, newest last
+    _rollrep_forgotten  id | shape | at | k0 ...                       keys of rows that fell off
+    _rollrep_shape      which value is which column of which table, one row per capture of a table
+    _rollrep_meta       one row: format, identity, epoch, limits, and how far pruning came
+    _rollrep_point      a view: INSERT INTO _rollrep_point(label) VALUES ('...') writes a point
+
+Ids grow by one per row: an INTEGER PRIMARY KEY autoincrements as long as the newest row stays
+(https://www.sqlite.org/autoinc.html), and pruning never takes the newest.  The AUTOINCREMENT keyword
+would cost one more page per transaction and buy nothing.
+
+Only core SQL stands in triggers: the application's SQLite may be years old, and `trusted_schema` off.
+No OR clause either: the application's own conflict clause would override it
+(https://www.sqlite.org/lang_createtrigger.html).
+
+Knows: SQL of these tables.  Does not know: the application's tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rollrep.core.nouns import PREFIX, Op
+
+FORMAT = 1
+
+LOG = f"{PREFIX}log"
+FORGOTTEN = f"{PREFIX}forgotten"
+SHAPE = f"{PREFIX}shape"
+META = f"{PREFIX}meta"
+POINT = f"{PREFIX}point"
+PRUNE = f"{PREFIX}prune"
+
+POINT_SIZE = 40
+KEY_SIZE = 24
+"""bytes we count for a row that holds only a key"""
+
+LONGEST_STEP = 4093
+"""A step prunes this many rows at most half again.  Inside one large transaction a step makes SQLite's
+statement journal outgrow its 64 KiB of memory, and from there on every statement of that transaction
+writes to a temporary file (measured: 5.8 to 23 microseconds a row); many small steps would do that in
+every transaction of a few hundred rows, one long step in every fourth of a thousand rows.  A prime, so
+that no rhythm of the application hides its large rows from the byte count."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the log may hold; whichever limit is reached first prunes."""
+
+    keep_rows: int = 500_000
+    keep_bytes: int = 64 << 20
+    keep_age_s: float = 7 * 86_400.0
+    keep_keys: int = 2_000_000
+
+    @property
+    def step(self) -> int:
+        """Rows between two pruning steps."""
+        return max(31, min(LONGEST_STEP, self.keep_rows // 8)) | 1
+
+
+def create_tables() -> list[str]:
+    """The statements that create everything but the values' columns and the pruning trigger."""
+    return [
+        f"CREATE TABLE {META}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), format, database, epoch,"
+        " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, schema_digest, bytes, counted_through,"
+        " pruned_through, forgotten_through, cut, span)",
+        f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body)",
+        f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1)",
+        f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",
+        f"CREATE VIEW {POINT}(id, at, label, kind) AS SELECT id, at, v0, v1 FROM {LOG} WHERE op = {Op.POINT:d}",
+        f"CREATE TRIGGER {PREFIX}write_point INSTEAD OF INSERT ON {POINT} BEGIN"
+        f" INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.POINT:d}, {POINT_SIZE},"
+        " new.label, ifnull(new.kind, 'application')); END",
+    ]
+
+
+def drop_tables() -> list[str]:
+    """The reverse.  The caller drops the triggers on the application's tables first: with the log gone,
+    any of them would make every write of the application fail."""
+    return [f"DROP VIEW IF EXISTS {POINT}"] + [
+        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, SHAPE, META)
+    ]
+
+
+def prune_trigger(limits: Limits, key_width: int) -> str:
+    """The trigger that makes the log roll: oldest rows first, by rows, bytes and age, never the newest.
+
+    `key_width` is the widest key of any shape: so many values of a pruned row are kept as its key.
+    A step also comes early after large rows, so that the log outgrows its bytes by a few MiB at most.
+    """
+    step, most = limits.step, limits.step * 3 // 2
+    keys = ", ".join(["l.v0"] + [f"CASE WHEN s.key_width > {n} THEN l.v{n} END" for n in range(1, key_width)])
+    names = ", ".join(f"k{n}" for n in range(key_width))
+    source = f"{META} m CROSS JOIN {LOG} l" + (f" CROSS JOIN {SHAPE} s" if key_width > 1 else "")
+    joined = " AND s.id = l.shape" if key_width > 1 else ""
+    oldest = f"SELECT at FROM {LOG} WHERE id > pruned_through ORDER BY id LIMIT 1"
+    too_old = "julianday('now') - keep_age_days"
+    return f"""CREATE TRIGGER {PRUNE} AFTER INSERT ON {LOG}
+WHEN new.id % {step} = 0 OR (new.size > 1024 AND new.id % 251 = 0) OR (new.size > 16384 AND new.id % 13 = 0)
+  OR new.size > 262144
+BEGIN
+  UPDATE {META} SET
+    bytes = bytes + (SELECT ifnull(sum(size), 0) FROM {LOG} WHERE id > counted_through),
+    counted_through = new.id,
+    span = (SELECT 1 + ifnull(sum(size), 0) FROM {LOG} WHERE id <= pruned_through + {most});
+  UPDATE {META} SET cut = max(pruned_through, min(
+    new.id - 1,
+    pruned_through + max(64, min({most}, {most} * 16777216 / span)),
+    max(new.id - keep_rows,
+        CASE WHEN bytes > keep_bytes THEN pruned_through + 1 + {most} * (bytes - keep_bytes) / span ELSE 0 END,
+        CASE WHEN ({oldest}) < {too_old} THEN (SELECT max(id) FROM {LOG}
+          WHERE id <= pruned_through + {most} AND at < {too_old}) ELSE 0 END)));
+  INSERT INTO {FORGOTTEN}(id, shape, at, {names})
+    SELECT l.id, l.shape, CASE WHEN l.id = m.cut THEN l.at END, {keys}
+    FROM {source} WHERE l.id <= m.cut AND l.op < {Op.POINT:d}{joined};
+  UPDATE {META} SET bytes = bytes - (SELECT ifnull(sum(size), 0) FROM {LOG} WHERE id <= cut), pruned_through = cut;
+  DELETE FROM {LOG} WHERE id <= (SELECT pruned_through FROM {META});
+  UPDATE {META} SET forgotten_through =
+    max(forgotten_through, min(pruned_through - keep_keys, forgotten_through + {2 * most}));
+  DELETE FROM {FORGOTTEN} WHERE id <= (SELECT forgotten_through FROM {META});
+END"""

@@ -1,0 +1,155 @@
+"""The messages, who says them, and what may follow.
+
+    destination                                source
+    Hello (position) ────────────────────────► Answer | Refusal
+    SendBatches (after, through) ────────────► Batch+data ... Batch+data, Done | Overrun
+    SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
+    Hello again, at any time after an answer is whole; the end of the stream at any time
+
+A Batch or a Chunk announces an image: a zstd-compressed SQLite database that follows in data frames.
+JSON, decoded strictly by type: what is not one of these is refused.
+
+Knows: core.  Does not know: frames, SQLite.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from rollrep.core.nouns import Facts, Layout, Position, Shape
+
+AnswerKind = Literal["resume", "up_to_date", "mirror"]
+MirrorReason = Literal["", "first", "pruned", "epoch", "diverged", "ahead", "schema", "requested"]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="say", tag=True):
+    """Base of everything said."""
+
+
+class Hello(Message, frozen=True):
+    """Opens a pull.  `database` is a name the key may pull, or a path; the rest is what the mirror has."""
+
+    version: str
+    database: str
+    position: Position | None = None
+    schema_digest: str | None = None
+    database_id: str | None = None
+    instance: str | None = None
+    mirror_requested: bool = False
+
+
+class Answer(Message, frozen=True):
+    """How to go on from `Hello.position`, and everything read in the same transaction as `facts.head`."""
+
+    kind: AnswerKind
+    reason: MirrorReason
+    facts: Facts
+    oldest: int
+    forgotten_through: int
+    database_id: str
+    instance: str
+    schema_digest: str
+    layout: Layout | None
+    """None when the destination's schema_digest is the same"""
+    version: str
+    sqlite_version: str
+    journal_mode: str
+
+
+class Refusal(Message, frozen=True):
+    """The source can't or won't: `error` is the class name of one of core's errors."""
+
+    error: str
+    facts: str
+    remedy: str = ""
+
+
+class SendBatches(Message, frozen=True):
+    """Log rows `after` < id ≤ `through`, which is a head from an Answer."""
+
+    after: int
+    through: int
+
+
+class Image(msgspec.Struct, frozen=True):
+    """The database that follows in data frames: `packed_bytes` of zstd, `raw_bytes` unpacked."""
+
+    raw_bytes: int
+    packed_bytes: int
+    sha256: str
+    """of the packed bytes"""
+
+
+class Batch(Message, frozen=True):
+    """Log rows `first` to `last`, without a hole, in the image's table `log`."""
+
+    epoch: str
+    first: int
+    last: int
+    proof: str
+    shapes: tuple[Shape, ...]
+    image: Image
+
+
+class Done(Message, frozen=True):
+    """The answer is whole."""
+
+
+class Overrun(Message, frozen=True):
+    """Rows that were asked for were pruned meanwhile; the log begins at `oldest`."""
+
+    oldest: int
+
+
+class Changed(Message, frozen=True):
+    """The schema changed since the Answer: say Hello again."""
+
+
+class SendChunk(Message, frozen=True):
+    """The next rows of a table after `after_key` (None: from its start), and the log after `position`.
+
+    Key values are tokens (`rollrep.core.tokens`), so that a value of any kind travels exactly.
+    """
+
+    shape: int
+    after_key: tuple[str, ...] | None
+    position: int
+    schema_digest: str
+
+
+class Chunk(Message, frozen=True):
+    """Rows in the image's table `rows`, as they are at `facts.head`; the log up to there came before.
+
+    `complete` says that no row is left after `last_key`.
+    """
+
+    shape: int
+    rows: int
+    last_key: tuple[str, ...] | None
+    complete: bool
+    facts: Facts
+    image: Image
+
+
+FromDestination = Hello | SendBatches | SendChunk
+FromSource = Answer | Refusal | Batch | Done | Overrun | Changed | Chunk
+
+_encoder = msgspec.json.Encoder()
+_from_destination = msgspec.json.Decoder(FromDestination)
+_from_source = msgspec.json.Decoder(FromSource)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_from_destination(payload: bytes) -> FromDestination:
+    """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
+    return _from_destination.decode(payload)
+
+
+def decode_from_source(payload: bytes) -> FromSource:
+    """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
+    return _from_source.decode(payload)

@@ -1,0 +1,198 @@
+"""One conversation with a source, seen from the destination: requests go out, typed answers come in.
+
+    session = Session(stream, host)
+    answer  = session.hello(...)
+    for batch, packed in session.batches(after, through): ...
+    ...     = session.chunk(...)
+
+Everything read is checked before it is given on: frames by CRC, messages by type, images by length and
+SHA-256.  A stream that ends early raises Temporary and gives nothing.
+
+Knows: frames, messages, the Stream interface.  Does not know: SSH, SQLite, what is done with a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from rollrep.core import errors
+from rollrep.core.errors import NotSetUp, RollrepError, Temporary
+from rollrep.wire import frames, messages
+from rollrep.wire.messages import Answer, Batch, Chunk, Done, Image, Message, Overrun, Refusal
+
+MAX_RAW_BYTES = 1 << 30
+"""the largest image we unpack; a source never makes one this large unless a single row is"""
+READ_BYTES = 256 << 10
+
+M = TypeVar("M", bound=Message)
+
+
+class Stream(Protocol):
+    def read(self, limit: int) -> bytes: ...
+    def write(self, data: bytes) -> None: ...
+    def diagnosis(self) -> str: ...
+    def exit_status(self) -> int | None: ...
+
+
+class SchemaChanged(Exception):
+    """The source's schema changed since its Answer; say hello again."""
+
+
+class LogOverrun(Exception):
+    """Rows asked for were pruned while they were read; the log begins at `oldest`."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"the log begins at {oldest} now")
+        self.oldest = oldest
+
+
+class Session:
+    """Not thread-safe; one request at a time, except that `ask_chunk` may be said before it is needed."""
+
+    def __init__(self, stream: Stream, where: str) -> None:
+        self._stream = stream
+        self._where = where
+        self._decoder = frames.Decoder()
+        self._frames: deque[frames.Frame] = deque()
+        self.bytes_received = 0
+
+    def hello(self, hello: messages.Hello) -> Answer:
+        """The source's Answer.  Raises what it refuses with, as one of core's errors."""
+        self._say(hello)
+        return self._expect(Answer)
+
+    def batches(self, after: int, through: int) -> Iterator[tuple[Batch, bytes]]:
+        """Batches that follow on one another without a hole, each with its packed image.
+
+        Raises LogOverrun when the log rolled over meanwhile; what was given before stays good.
+        """
+        self._say(messages.SendBatches(after, through))
+        while True:
+            message = self._hear()
+            if isinstance(message, Done):
+                break
+            if isinstance(message, Overrun):
+                raise LogOverrun(message.oldest)
+            if not isinstance(message, Batch):
+                raise self._nonsense(message)
+            packed = self._follow_on(message, after)
+            after = message.last
+            yield message, packed
+        if after != through:
+            raise RollrepError(f"{self._where} sent the log up to {after} and not to {through}, as it had offered")
+
+    def ask_chunk(self, ask: messages.SendChunk) -> None:
+        """Says what is wanted next; `read_chunk` reads the answer."""
+        self._say(ask)
+
+    def read_chunk(self, after: int) -> tuple[tuple[Batch, bytes] | None, tuple[Chunk, bytes] | None]:
+        """(the log after `after`, the table's rows as of its end); either may be None.
+
+        No rows come when so much log has to be caught up with that it fills a batch of its own.
+        Raises SchemaChanged, LogOverrun.
+        """
+        tail: tuple[Batch, bytes] | None = None
+        while True:
+            message = self._hear()
+            if isinstance(message, Batch) and tail is None:
+                tail = (message, self._follow_on(message, after))
+            elif isinstance(message, Chunk):
+                return tail, (message, self._image(message.image))
+            elif isinstance(message, Done):
+                return tail, None
+            elif isinstance(message, Overrun):
+                raise LogOverrun(message.oldest)
+            elif isinstance(message, messages.Changed):
+                raise SchemaChanged
+            else:
+                raise self._nonsense(message)
+
+    def _follow_on(self, batch: Batch, after: int) -> bytes:
+        if batch.first != after + 1 or batch.last < batch.first:
+            raise RollrepError(f"{self._where} sent log rows {batch.first} to {batch.last} where {after + 1} was next")
+        return self._image(batch.image)
+
+    def _image(self, image: Image) -> bytes:
+        if not 0 < image.raw_bytes <= MAX_RAW_BYTES or not 0 < image.packed_bytes <= MAX_RAW_BYTES:
+            raise RollrepError(f"{self._where} offered an image of {image.raw_bytes} bytes; that is not allowed")
+        packed = bytearray()
+        while len(packed) < image.packed_bytes:
+            frame = self._frame()
+            if frame.kind != frames.DATA or len(packed) + len(frame.payload) > image.packed_bytes:
+                raise RollrepError(f"{self._where} sent other data than it had announced")
+            packed += frame.payload
+        if hashlib.sha256(packed).hexdigest() != image.sha256:
+            raise Temporary(f"an image from {self._where} arrived damaged", remedy="it will be fetched again")
+        return bytes(packed)
+
+    def _say(self, message: Message) -> None:
+        self._stream.write(frames.encode(frames.MESSAGE, messages.encode(message)))
+
+    def _expect(self, kind: type[M]) -> M:
+        message = self._hear()
+        if not isinstance(message, kind):
+            raise self._nonsense(message)
+        return message
+
+    def _hear(self) -> messages.FromSource:
+        frame = self._frame()
+        if frame.kind != frames.MESSAGE:
+            raise RollrepError(f"{self._where} sent data that it had not announced")
+        try:
+            message = messages.decode_from_source(frame.payload)
+        except msgspec.DecodeError as error:
+            raise RollrepError(
+                f"{self._where} says something this rollrep does not understand ({error})",
+                remedy="install the same rollrep version on both machines",
+            ) from error
+        if isinstance(message, Refusal):
+            raise refused(message)
+        return message
+
+    def _frame(self) -> frames.Frame:
+        while not self._frames:
+            data = self._stream.read(READ_BYTES)
+            if not data:
+                raise self._ended()
+            self.bytes_received += len(data)
+            try:
+                self._frames.extend(self._decoder.feed(data))
+            except frames.FrameError as error:
+                raise self._not_frames(error) from error
+        return self._frames.popleft()
+
+    def _ended(self) -> RollrepError:
+        said = self._stream.diagnosis().strip()
+        last_line = said.splitlines()[-1] if said else ""
+        if self._stream.exit_status() in (126, 127):
+            return NotSetUp(
+                f"rollrep can't be started on {self._where}: {last_line or 'command not found'}",
+                remedy='install it there, or give its path in the job: remote_command = "/path/to/rollrep source serve"',
+            )
+        return Temporary(
+            f"{self._where} ended the connection early" + (f": {last_line}" if last_line else ""),
+            remedy="nothing was lost; the next pull goes on from here",
+        )
+
+    def _not_frames(self, error: frames.FrameError) -> RollrepError:
+        if not error.seen:
+            return Temporary(f"the connection to {self._where}: {error}", remedy="the next pull goes on from here")
+        line = error.seen.decode(errors="replace").splitlines()[0][:80]
+        return RollrepError(
+            f"{self._where} prints text before rollrep speaks: {line!r}",
+            remedy="make the login shell there silent (its .bashrc or .profile), or see what the remote command prints",
+        )
+
+    def _nonsense(self, message: Message) -> RollrepError:
+        return RollrepError(f"{self._where} said {type(message).__name__} where that means nothing")
+
+
+def refused(refusal: Refusal) -> RollrepError:
+    """The source's refusal as the same error that was raised there."""
+    by_name = {kind.__name__: kind for kind in errors.ALL_ERRORS}
+    return by_name.get(refusal.error, RollrepError)(refusal.facts, remedy=refusal.remedy)

@@ -1,0 +1,27 @@
+"""Fixtures that are real things."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ssh_servers import EmbeddedServer, OpensshServer, openssh_server, paramiko_server
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[OpensshServer]:
+    """A real OpenSSH server.  Without one it fails and never skips: `apt-get install openssh-server`."""
+    with openssh_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def embedded_ssh(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """An SSH server in this process, by paramiko."""
+    with paramiko_server(tmp_path) as server:
+        yield server
