@@ -219,7 +219,7 @@ def snapshot(path: str | Path, copy: str | Path) -> Path:
 def dbhash(path: str | Path, *options: str) -> str:
     """SHA-1 of the logical content as SQLite's own `dbhash` sees it; `--without-schema`, `--like PATTERN`.
 
-    It does not see rowids, nor -0.0, and counts every table that is not virtual: a coarser second witness.
+    It does not see rowids, and it counts every ordinary table, ours too: a coarser second witness.
     """
     program = apsw.sqlite_extra.path("sqlite3_dbhash")
     done = subprocess.run([program, *options, path], capture_output=True, text=True, check=False)

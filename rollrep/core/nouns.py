@@ -24,7 +24,7 @@ class Op(enum.IntEnum):
     TOUCHED = 2
     """the statement that follows may remove the row with this key, unseen (a REPLACE does)"""
     POINT = 3
-    """a consistency point: v0 label, v1 kind"""
+    """a consistency point: v0 label, v1 kind, v2 what sqlite_sequence held"""
     MARK = 4
     """something about the log itself: v0 what, v1 details"""
 
@@ -114,3 +114,8 @@ class Point(msgspec.Struct, frozen=True):
     time: str
     kind: str
     label: str | None
+    sequence: str | None = None
+    """sqlite_sequence at the point, as `HEXNAME:SEQ HEXNAME:SEQ`; None where there is no such table.
+
+    No trigger sees that table, and it can't be derived: an INSERT OR IGNORE that inserts nothing raises it.
+    """

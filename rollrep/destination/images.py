@@ -38,7 +38,7 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
     return tuple(
         Point(*row)
         for row in db.execute(
-            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT) FROM batch.log"
+            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT) FROM batch.log"
             f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id"
         )
     )

@@ -173,10 +173,15 @@ def apply_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> N
     """What no trigger sees, as it was at `facts.head`."""
     db.execute(f"PRAGMA main.user_version = {facts.user_version:d}")
     db.execute(f"PRAGMA main.application_id = {facts.application_id:d}")
+    set_sequence(db, dict(facts.sequence), shapes)
+
+
+def set_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Sequence[Shape]) -> None:
+    """Makes sqlite_sequence what it was, for the tables that are captured."""
     captured = {shape.table for shape in shapes if shape.autoincrement}
     if not captured:
         return
-    wanted = {name: value for name, value in facts.sequence if name in captured}
+    wanted = {name: value for name, value in sequence.items() if name in captured}
     have = dict(db.execute("SELECT name, seq FROM main.sqlite_sequence").fetchall())
     if {name: value for name, value in have.items() if name in captured} == wanted:
         return
@@ -184,6 +189,16 @@ def apply_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> N
         db.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
     for name, value in wanted.items():
         db.execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (name, value))
+
+
+def point_sequence(text: str, encoding: str) -> dict[str, int]:
+    """What a point says of sqlite_sequence.
+
+    >>> point_sequence("75736572:17", "UTF-8")
+    {'user': 17}
+    """
+    pairs = (pair.rpartition(":") for pair in text.split())
+    return {bytes.fromhex(name).decode(encoding): int(value) for name, _, value in pairs}
 
 
 def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:

@@ -28,7 +28,7 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
 from rollrep.destination.mirror_db import STATE, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database, transaction
-from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
 
@@ -211,6 +211,10 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
                 replay.window(after + 1, last)
                 if holds.facts and holds.facts.head.id == last:
                     apply_facts(db, holds.facts, state.layout.shapes)
+                for point in holds.points:
+                    if point.id == last and point.sequence is not None:
+                        sequence = point_sequence(point.sequence, state.layout.encoding)
+                        set_sequence(db, sequence, state.layout.shapes)
             after = last
         progress("checking")
         rows = _finish(db, state.layout)

@@ -35,9 +35,11 @@ from rollrep.source.tables import (
     POINT_SIZE,
     PRUNE,
     SHAPE,
+    WRITE_POINT,
     Limits,
     create_tables,
     drop_tables,
+    point_trigger,
     prune_trigger,
 )
 
@@ -148,7 +150,7 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
         captured.append(plan.shape.table)
     for table in old:
         _release(db, table)
-    _set_prune_trigger(db, limits)
+    _set_log_triggers(db, limits)
     _mend_log(db)
     if captured or old:
         detail = json.dumps({"captured": captured, "released": sorted(old)})
@@ -243,14 +245,15 @@ def _widen(db: apsw.Connection, table: str, letter: str, width: int) -> None:
         db.execute(f"ALTER TABLE {table} ADD COLUMN {letter}{n}")
 
 
-def _set_prune_trigger(db: apsw.Connection, limits: Limits) -> None:
+def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
     key_width = int(db.execute(f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}").fetchone()[0])
-    wanted = prune_trigger(limits, key_width)
-    found = db.execute("SELECT sql FROM sqlite_schema WHERE name=?", (PRUNE,)).fetchone()
-    if found and found[0] == wanted:
-        return
-    db.execute(f"DROP TRIGGER IF EXISTS {PRUNE}")
-    db.execute(wanted)
+    has_sequence = db.execute("SELECT 1 FROM sqlite_schema WHERE name='sqlite_sequence'").fetchone() is not None
+    wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: point_trigger(with_sequence=has_sequence)}
+    for trigger, text in wanted.items():
+        found = db.execute("SELECT sql FROM sqlite_schema WHERE name=?", (trigger,)).fetchone()
+        if found is None or found[0] != text:
+            db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+            db.execute(text)
 
 
 def _mend_log(db: apsw.Connection) -> None:

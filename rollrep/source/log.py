@@ -103,7 +103,7 @@ def proof_of(db: apsw.Connection, log_id: int) -> str | None:
     ).fetchone()
     if found is None:
         return None
-    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 2
+    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 3
     values = ", ".join(f"v{n}" for n in range(width))
     query = f"SELECT id, at, shape, op, {values} FROM {LOG} WHERE id = {log_id:d}"
     digest: str = db.execute("SELECT sha1_query(?)", (query,)).fetchone()[0]

@@ -31,6 +31,7 @@ SHAPE = f"{PREFIX}shape"
 META = f"{PREFIX}meta"
 POINT = f"{PREFIX}point"
 PRUNE = f"{PREFIX}prune"
+WRITE_POINT = f"{PREFIX}write_point"
 
 POINT_SIZE = 40
 KEY_SIZE = 24
@@ -66,12 +67,9 @@ def create_tables() -> list[str]:
         " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, schema_digest, bytes, counted_through,"
         " pruned_through, forgotten_through, cut, span)",
         f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body)",
-        f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1)",
+        f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2)",
         f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",
         f"CREATE VIEW {POINT}(id, at, label, kind) AS SELECT id, at, v0, v1 FROM {LOG} WHERE op = {Op.POINT:d}",
-        f"CREATE TRIGGER {PREFIX}write_point INSTEAD OF INSERT ON {POINT} BEGIN"
-        f" INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.POINT:d}, {POINT_SIZE},"
-        " new.label, ifnull(new.kind, 'application')); END",
     ]
 
 
@@ -81,6 +79,20 @@ def drop_tables() -> list[str]:
     return [f"DROP VIEW IF EXISTS {POINT}"] + [
         f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, SHAPE, META)
     ]
+
+
+def point_trigger(*, with_sequence: bool) -> str:
+    """The trigger behind the view; `with_sequence` once the database has a sqlite_sequence."""
+    sequence = (
+        "(SELECT group_concat(hex(name) || ':' || seq, ' ') FROM sqlite_sequence WHERE typeof(seq) = 'integer')"
+        if with_sequence
+        else "NULL"
+    )
+    return (
+        f"CREATE TRIGGER {WRITE_POINT} INSTEAD OF INSERT ON {POINT} BEGIN"
+        f" INSERT INTO {LOG}(at, shape, op, size, v0, v1, v2) VALUES (julianday('now'), 0, {Op.POINT:d}, {POINT_SIZE},"
+        f" new.label, ifnull(new.kind, 'application'), {sequence}); END"
+    )
 
 
 def prune_trigger(limits: Limits, key_width: int) -> str:

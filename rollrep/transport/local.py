@@ -66,7 +66,7 @@ class LocalStream:
         self._child = child
         self._stdin, self._stdout = child.stdin, child.stdout
         self._stall_timeout_s = stall_timeout_s
-        self._closed = False
+        self._closed = self._ended = False
         self._tail = Tail()
         os.set_blocking(self._stdin.fileno(), False)
         self._drain = threading.Thread(
@@ -79,11 +79,13 @@ class LocalStream:
             return b""
         try:
             self._wait(self._stdout, select.POLLIN, "nothing arrived from")
-            return os.read(self._stdout.fileno(), limit)
+            data = os.read(self._stdout.fileno(), limit)
         except (OSError, ValueError) as error:
             if self._closed:  # by another thread, while this one waited
                 return b""
             raise Temporary(f"the child process can't be read: {error}") from error
+        self._ended = self._ended or not data
+        return data
 
     def write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -111,7 +113,7 @@ class LocalStream:
 
     def diagnosis(self) -> str:
         # An ended child may have left its last words in the pipe.
-        if self._child.poll() is not None:
+        if self._ended or self._child.poll() is not None:
             self._drain.join(_DRAIN_WAIT_S)
         return self._tail.text()
 

@@ -99,8 +99,8 @@ def _try(transport: Any, hop: Hop, offer: _Offer, timeout_s: float) -> str | Non
     done = threading.Event()
     try:
         transport.auth_publickey(hop.user, offer.key, done)
-    except (EOFError, OSError, paramiko.SSHException) as error:
-        raise Temporary(f"the connection to {hop} was lost during the login") from error
+    except (EOFError, OSError, paramiko.SSHException) as lost:
+        raise Temporary(f"the connection to {hop} was lost during the login") from lost
     if not done.wait(max(timeout_s, _AGENT_TIMEOUT_S if offer.label.startswith("agent") else 0)):
         raise Temporary(f"{hop} gave no answer to our login in {timeout_s:g} s")
     if transport.is_authenticated():

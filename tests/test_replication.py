@@ -1,0 +1,138 @@
+"""The mirror and every restore equal the source: random applications against an oracle.
+
+Each seed is one life of a source: its schema, its limits, its applications (one or two processes), and
+pulls at random moments, also while they write, also cut after a random number of bytes.  Whenever all
+stand still, mirror.db must equal the source; at the end every restorable point must equal what the source
+was when the point was written.
+
+    ROLLREP_SEEDS=500 pytest tests/test_replication.py        more lives
+    ROLLREP_SEED=17   pytest tests/test_replication.py        this one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from pathlib import Path
+
+import apsw
+import make
+import oracle
+import pytest
+from sources import Application, copy_source, pull_once, recompute
+
+from rollrep.core.errors import Temporary
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.store import Store
+from rollrep.source.database import open_source
+from rollrep.source.install import install
+from rollrep.source.log import write_point
+from rollrep.source.tables import Limits
+
+SCHEMAS = ("django", "rails", "bookmarks", "recorder", "notes")
+ONLY = os.environ.get("ROLLREP_SEED")
+SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "24")))
+
+
+class Life:
+    """One seed."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.rng = random.Random(seed)
+        self.folder = folder
+        self.keep = folder / "keep"
+        self.keep.mkdir()
+        self.schema = SCHEMAS[seed % len(SCHEMAS)]
+        self.db = make.build(self.schema, folder / "app.db", rows=self.rng.choice([100, 400]), seed=seed)
+        self.store = Store(folder / "store", "job")
+        with contextlib.closing(open_source(self.db)) as db:
+            if self.rng.random() < 0.8:
+                db.execute("PRAGMA journal_mode = WAL").fetchall()
+            keep_rows = self.rng.choice([60, 300, 2_000, 100_000])
+            install(db, Limits(keep_rows=keep_rows))
+        self.said: list[str] = [f"seed {seed}, {self.schema}, keep_rows {keep_rows}"]
+        self.applications = [
+            Application(self.db, self.schema, seed * 2 + n, self.keep) for n in range(self.rng.choice([1, 1, 2]))
+        ]
+
+    def close(self) -> None:
+        for application in self.applications:
+            application.close()
+
+    def write(self) -> None:
+        for application in self.applications:
+            application.start(self.rng.choice([1, 3, 20, 60]))
+        for application in self.applications:
+            application.wait()
+
+    def pull(self, cut_after: int | None = None) -> None:
+        try:
+            outcome = pull_once(
+                self.store, self.db, cut_after=cut_after, snapshot_s=self.rng.choice([0.0, 0.5, 3600.0])
+            )
+            self.said.append(f"{outcome.answer} {outcome.reason} {outcome.operations} -> {outcome.position}")
+        except Temporary as error:
+            self.said.append(f"temporary: {error}")
+
+    def pull_while_writing(self) -> None:
+        for application in self.applications:
+            application.start(self.rng.choice([5, 30, 80]))
+        for _ in range(self.rng.choice([1, 2, 4])):
+            self.pull()
+        for application in self.applications:
+            application.wait()
+
+    def compare(self) -> None:
+        self.pull()
+        with Catalog(self.store.catalog) as catalog:
+            kept = self.keep / f"{catalog.points()[-1].id}.db"
+        kept.unlink(missing_ok=True)
+        copy_source(self.db, kept)
+        recompute(kept)
+        oracle.assert_same(kept, self.store.mirror)
+
+    def point(self) -> None:
+        with contextlib.closing(open_source(self.db)) as db:
+            point = write_point(db, "by hand", "operator")
+        copy_source(self.db, self.keep / f"{point.id}.db")
+
+    def compare_points(self) -> int:
+        compared = 0
+        with Catalog(self.store.catalog) as catalog:
+            for point in restorable(self.store, catalog):
+                kept = self.keep / f"{point.id}.db"
+                if not kept.exists():
+                    continue
+                output = self.folder / "restored.db"
+                restore(
+                    self.store, catalog, plan(self.store, catalog, point), output, force=True, progress=lambda _: None
+                )
+                recompute(kept)
+                oracle.assert_same(kept, output)
+                with contextlib.closing(apsw.Connection(str(output))) as db:
+                    ours = db.execute("SELECT name FROM sqlite_schema WHERE name LIKE '\\_rollrep%' ESCAPE '\\'")
+                    assert ours.fetchall() == []
+                compared += 1
+        return compared
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_mirror_and_restores_equal_source_when_applications_are_random(seed: int, tmp_path: Path) -> None:
+    life = Life(seed, tmp_path)
+    try:
+        moves = [life.write, life.write, life.pull_while_writing, life.compare, life.point, life.pull]
+        for _ in range(life.rng.randrange(5, 12)):
+            if life.rng.random() < 0.15:
+                life.pull(cut_after=life.rng.choice([10, 500, 5_000, 40_000]))
+            life.rng.choice(moves)()
+        life.write()
+        life.compare()
+        assert life.compare_points() > 0
+    except BaseException:
+        print("\n".join(life.said))
+        raise
+    finally:
+        life.close()
