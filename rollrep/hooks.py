@@ -128,9 +128,7 @@ def call_safely(hook: pluggy.HookCaller, **arguments: object) -> None:
 
 
 @contextlib.contextmanager
-def quiesced(
-    manager: pluggy.PluginManager, database: Path, label: str | None, deadline_s: float
-) -> Iterator[bool]:
+def quiesced(manager: pluggy.PluginManager, database: Path, label: str | None, deadline_s: float) -> Iterator[bool]:
     """True while every plugin holds its application still; False when one raised or took too long.
 
     True also when no plugin is asked.  The body must be short and bounded: the application waits for it.

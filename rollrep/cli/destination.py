@@ -100,14 +100,19 @@ def check_command(
     chosen = _jobs(loaded, jobs)
     if accept_host_key:
         if len(chosen) != 1:
-            raise UsageError("--accept-host-key is for one job", remedy="rollrep check JOB --accept-host-key SHA256:...")
+            raise UsageError(
+                "--accept-host-key is for one job", remedy="rollrep check JOB --accept-host-key SHA256:..."
+            )
         say(f"trusted from now on, in {accept(chosen[0], accept_host_key)}")
     reports = [(job.name, check_job(loaded, job)) for job in chosen]
     lines = [
         line
         for name, items in reports
         for item in items
-        for line in (f"{item.state:8}{name}: {item.item}: {item.text}", *([f"        next: {item.next}"] if item.next else []))
+        for line in (
+            f"{item.state:8}{name}: {item.item}: {item.text}",
+            *([f"        next: {item.next}"] if item.next else []),
+        )
     ]
     told = [{"job": name, "items": [item.as_json() for item in items]} for name, items in reports]
     emit(as_json, "check", {"jobs": told}, *lines)
@@ -146,7 +151,13 @@ def mirror_command(ctx: click.Context, job: str, accept_source: bool, config: Pa
 
 
 def _pull(
-    config: Config, jobs: list[Job], as_json: bool, schema: str, *, mirror: bool = False, accept_source: bool = False
+    config: Config,
+    jobs: list[Job],
+    as_json: bool,
+    schema: str,
+    *,
+    mirror: bool = False,
+    accept_source: bool = False,
 ) -> None:
     from rollrep.cli.progress import CopyProgress
     from rollrep.hooks import plugin_manager
@@ -217,7 +228,9 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
 
 @click.command("restore")
 @click.argument("job")
-@click.option("--at", default="latest", show_default=True, help="latest, point:17, label:X, id:45678, a time, '2h ago'.")
+@click.option(
+    "--at", default="latest", show_default=True, help="latest, point:17, label:X, id:45678, a time, '2h ago'."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
@@ -292,7 +305,12 @@ def restore_command(
 
 COMMANDS: dict[str, click.Command] = {
     command.name or "": command
-    for command in (init_command, check_command, pull_command, mirror_command, points_command, restore_command)
+    for command in (
+        init_command,
+        check_command,
+        pull_command,
+        mirror_command,
+        points_command,
+        restore_command,
+    )
 }
-
-

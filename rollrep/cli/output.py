@@ -45,7 +45,12 @@ def fail(error: RollrepError, schema: str, as_json: bool) -> NoReturn:
     if error.remedy:
         say(f"  next: {error.remedy}")
     if as_json:
-        told = {"kind": error.kind, "facts": error.facts, "remedy": error.remedy, "exit_code": error.exit_code}
+        told = {
+            "kind": error.kind,
+            "facts": error.facts,
+            "remedy": error.remedy,
+            "exit_code": error.exit_code,
+        }
         emit(True, schema, {"error": told})
     sys.exit(error.exit_code)
 

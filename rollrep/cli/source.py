@@ -131,7 +131,9 @@ def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
         click.echo(f"{db}: the rolling log {'is' if not dry_run else 'would be'}"
                    f" {'installed' if report.created else 'brought up to date'}")  # fmt: skip
     total = len(report.captured) + len(report.kept)
-    click.echo(f"  captured   {total} tables" + (f" ({would}new: {', '.join(report.captured)})" if report.captured else ""))
+    click.echo(
+        f"  captured   {total} tables" + (f" ({would}new: {', '.join(report.captured)})" if report.captured else "")
+    )
     if report.released:
         click.echo(f"  released   {', '.join(report.released)}")
     for each in report.refused:
@@ -195,7 +197,10 @@ def status_command(db: Path, as_json: bool) -> None:
 @database
 @click.option("--label", help="What the point is called.")
 @click.option(
-    "--deadline", default="10s", show_default=True, help="How long plugins may take to bring the application to rest."
+    "--deadline",
+    default="10s",
+    show_default=True,
+    help="How long plugins may take to bring the application to rest.",
 )
 @json_option
 @reporting("source.point")
@@ -229,7 +234,9 @@ def _named_databases(pairs: tuple[str, ...]) -> dict[str, Path]:
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not equals or not name or not path.startswith("/"):
-            raise UsageError(f"--db {pair!r} is not NAME=/absolute/path", remedy="for example: --db shop=/srv/shop/app.db")
+            raise UsageError(
+                f"--db {pair!r} is not NAME=/absolute/path", remedy="for example: --db shop=/srv/shop/app.db"
+            )
         named[name] = Path(path)
     return named
 
@@ -264,11 +271,15 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
     for name, path in named.items():
         with _opened(path) as connection:
             if not has_log(connection):
-                raise NotSetUp(f"{name} ({path}) has no rolling log", remedy=f"install it: rollrep source install {path}")
+                raise NotSetUp(
+                    f"{name} ({path}) has no rolling log", remedy=f"install it: rollrep source install {path}"
+                )
     try:
         fields = key.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{key} can't be read as a public key: {error}", remedy="make one: ssh-keygen -t ed25519") from error
+        raise UsageError(
+            f"{key} can't be read as a public key: {error}", remedy="make one: ssh-keygen -t ed25519"
+        ) from error
     if len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-", "sk-")):
         raise UsageError(f"{key} is not a public key", remedy="give the file that ends in .pub")
     program = shutil.which("rollrep") or "rollrep"
@@ -277,4 +288,6 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
     line = f'restrict,command="{command}" {" ".join(fields)}'
     emit(as_json, "source.authorize", {"line": line, "databases": {n: str(p) for n, p in named.items()}}, line)
     if not as_json:
-        say(f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or the file of whoever may read the database")
+        say(
+            f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or the file of whoever may read the database"
+        )

@@ -170,9 +170,7 @@ def _refuse_the_ambiguous(text: str, plain: str) -> None:
         remedy = f"write point:{plain}, id:{plain} or @{plain}"
         raise UsageError(f'"{text}" alone could mean many things', remedy=remedy)
     if re.search(r"\d[/.]\d", plain):
-        raise UsageError(
-            f'"{text}" may be day before month or month before day', remedy="write the date as 2026-11-22"
-        )
+        raise UsageError(f'"{text}" may be day before month or month before day', remedy="write the date as 2026-11-22")
     if re.fullmatch(r"\d{1,2}(:\d{2}){1,2}( ?[ap]m)?", plain, re.ASCII):
         remedy = f"write today {plain} or yesterday {plain}"
         raise UsageError(f'"{text}" does not say which day', remedy=remedy)
@@ -232,9 +230,7 @@ def _to_utc(text: str, wall: dt.datetime, zone: dt.tzinfo | None, *, strict: boo
     """
     first, second = (_attach(wall.replace(fold=fold), zone) for fold in (0, 1))
     if strict and first > second:
-        raise UsageError(
-            f'"{text}" was skipped when the clocks went forward', remedy="add the zone, as Z or +01:00"
-        )
+        raise UsageError(f'"{text}" was skipped when the clocks went forward', remedy="add the zone, as Z or +01:00")
     if strict and first < second:
         raise UsageError(
             f'"{text}" came twice, when the clocks went back',

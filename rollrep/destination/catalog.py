@@ -25,6 +25,7 @@ import apsw
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Point
+from rollrep.query import all_rows, find_row, one_row, one_value
 
 FORMAT = 1
 SCHEMA = f"""
@@ -100,10 +101,11 @@ class Catalog:
             if found == 0 and create:
                 self._db.execute("PRAGMA journal_mode = WAL").fetchall()
                 with self._db:
-                    self._db.execute(SCHEMA).fetchall()
+                    all_rows(self._db, SCHEMA)
             elif found != FORMAT:
                 raise RollrepError(
-                    f"{path} has format {found}, this rollrep reads {FORMAT}", remedy="use the rollrep that wrote it"
+                    f"{path} has format {found}, this rollrep reads {FORMAT}",
+                    remedy="use the rollrep that wrote it",
                 )
             self._db.execute("PRAGMA synchronous = FULL")
         except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -121,7 +123,7 @@ class Catalog:
         return self._db
 
     def newest_line(self) -> Line | None:
-        row = self._db.execute("SELECT line, epoch FROM line ORDER BY line DESC LIMIT 1").fetchone()
+        row = find_row(self._db, "SELECT line, epoch FROM line ORDER BY line DESC LIMIT 1")
         return Line(*row) if row else None
 
     def begin_line(self, epoch: str, reason: str) -> Line:
@@ -137,10 +139,14 @@ class Catalog:
     def segments_after(self, line: int, log_id: int) -> list[Segment]:
         """Segments of `line` that follow `log_id` and one another without a hole, oldest first."""
         found: list[Segment] = []
-        start = self._db.execute(
-            "SELECT ifnull(max(first), 0) FROM segment WHERE line = ? AND first <= ?", (line, log_id + 1)
-        ).fetchone()[0]
-        for row in self._db.execute("SELECT * FROM segment WHERE line = ? AND first >= ? ORDER BY first", (line, start)):
+        start = one_value(
+            self._db,
+            "SELECT ifnull(max(first), 0) FROM segment WHERE line = ? AND first <= ?",
+            (line, log_id + 1),
+        )
+        for row in all_rows(
+            self._db, "SELECT * FROM segment WHERE line = ? AND first >= ? ORDER BY first", (line, start)
+        ):
             segment = Segment(*row)
             if segment.first > log_id + 1:
                 break
@@ -149,8 +155,12 @@ class Catalog:
                 log_id = segment.last
         return found
 
+    def archived_through(self, line: int) -> int:
+        """The newest log id of `line` that is archived; 0 where none is."""
+        return int(one_value(self._db, "SELECT ifnull(max(last), 0) FROM segment WHERE line = ?", (line,)))
+
     def points_recorded_through(self, line: int) -> int:
-        row = self._db.execute("SELECT points_line, points_through FROM state").fetchone()
+        row = one_row(self._db, "SELECT points_line, points_through FROM state")
         return int(row[1]) if row[0] == line else 0
 
     def add_points(self, line: Line, points: Iterable[Point], through: int) -> list[CatalogPoint]:
@@ -171,18 +181,33 @@ class Catalog:
 
     def points(self) -> list[CatalogPoint]:
         """All of them, oldest line first, in the log's order: order is by id, never by clock."""
-        rows = self._db.execute("SELECT point, line, epoch, id, kind, label, time FROM point ORDER BY line, id, point")
-        return [CatalogPoint(*row[:6], from_iso(row[6])) for row in rows]
+        rows = all_rows(
+            self._db, "SELECT point, line, epoch, id, kind, label, time FROM point ORDER BY line, id, point"
+        )
+        return [
+            CatalogPoint(n, line, epoch, log_id, kind, label, from_iso(time))
+            for n, line, epoch, log_id, kind, label, time in rows
+        ]
+
+    def has_point(self, line: int, log_id: int) -> bool:
+        return find_row(self._db, "SELECT 1 FROM point WHERE line = ? AND id = ?", (line, log_id)) is not None
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO snapshot(line, id, time, path, bytes, raw_bytes) VALUES (?, ?, ?, ?, ?, ?)",
-            (snapshot.line, snapshot.id, iso(snapshot.time), snapshot.path, snapshot.bytes, snapshot.raw_bytes),
+            (
+                snapshot.line,
+                snapshot.id,
+                iso(snapshot.time),
+                snapshot.path,
+                snapshot.bytes,
+                snapshot.raw_bytes,
+            ),
         )
 
     def snapshots(self) -> list[Snapshot]:
         """Oldest line first, in the log's order."""
-        rows = self._db.execute("SELECT line, id, time, path, bytes, raw_bytes FROM snapshot ORDER BY line, id")
+        rows = all_rows(self._db, "SELECT line, id, time, path, bytes, raw_bytes FROM snapshot ORDER BY line, id")
         return [Snapshot(row[0], row[1], from_iso(row[2]), *row[3:]) for row in rows]
 
     def add_hole(self, hole: Hole) -> None:
@@ -192,14 +217,16 @@ class Catalog:
         )
 
     def holes(self) -> list[Hole]:
-        return [Hole(*row) for row in self._db.execute("SELECT line, after, until, reason FROM hole ORDER BY line, after")]
+        return [
+            Hole(*row) for row in all_rows(self._db, "SELECT line, after, until, reason FROM hole ORDER BY line, after")
+        ]
 
     def confirm(self, time: str) -> None:
         """Remembers that the mirror was the source at the source's time `time`."""
         self._db.execute("UPDATE state SET confirmed = ?", (time,))
 
     def confirmed(self) -> dt.datetime | None:
-        text = self._db.execute("SELECT confirmed FROM state").fetchone()[0]
+        text = one_value(self._db, "SELECT confirmed FROM state")
         return from_iso(text) if text else None
 
     def note(self, kind: str, **detail: object) -> None:

@@ -193,9 +193,7 @@ def damaged(path: Path, why: str) -> VerifyFailed:
     return VerifyFailed(f"{path} is damaged: {why}", remedy="it is not used; see what is left: rollrep points JOB")
 
 
-def _write(
-    path: Path, kind: str, holds: msgspec.Struct, put: Callable[[BinaryIO], tuple[str, int, int]]
-) -> int:
+def _write(path: Path, kind: str, holds: msgspec.Struct, put: Callable[[BinaryIO], tuple[str, int, int]]) -> int:
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with disk_room(path), temporary.open("wb") as file:

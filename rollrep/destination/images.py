@@ -15,6 +15,7 @@ import apsw
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
+from rollrep.query import all_rows, one_row
 from rollrep.wire.images import log_table, log_width, rows_table
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', at)"
@@ -23,7 +24,7 @@ TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', at)"
 def attach_log(db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape]) -> None:
     """Makes `batch` this image.  Raises VerifyFailed where it is not rows `first` to `last`, each once."""
     _attach(db, "batch", raw, log_table("log", log_width(shapes)))
-    found = db.execute("SELECT min(id), max(id), count(*) FROM batch.log").fetchone()
+    found = one_row(db, "SELECT min(id), max(id), count(*) FROM batch.log")
     if found != (first, last, last - first + 1):
         raise VerifyFailed(f"a batch holds log rows {found[0]} to {found[1]} ({found[2]}), not {first} to {last}")
 
@@ -37,9 +38,10 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
     """The consistency points in `batch`."""
     return tuple(
         Point(*row)
-        for row in db.execute(
+        for row in all_rows(
+            db,
             f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT) FROM batch.log"
-            f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id"
+            f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
         )
     )
 
@@ -47,7 +49,7 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
 def _attach(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
     try:
         db.deserialize(name, raw)
-        found = db.execute(f"SELECT type, sql FROM {name}.sqlite_schema").fetchall()
+        found = all_rows(db, f"SELECT type, sql FROM {name}.sqlite_schema")
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise VerifyFailed(f"a {name} is no database: {error}") from error
     if found != [("table", expected)]:

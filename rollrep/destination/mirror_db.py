@@ -17,6 +17,7 @@ import msgspec
 
 from rollrep.core.nouns import PREFIX, Layout, Position
 from rollrep.destination.container import disk_room
+from rollrep.query import find_row, one_value
 
 STATE = f"{PREFIX}state"
 CACHE_KIB = 32_768
@@ -81,12 +82,13 @@ def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:
 
 def read_state(db: apsw.Connection) -> State | None:
     """None in a mirror whose first state was never committed."""
-    found = db.execute("SELECT count(*) FROM main.sqlite_schema WHERE name = ?", (STATE,)).fetchone()[0]
-    row = db.execute(f"SELECT body FROM main.{STATE}").fetchone() if found else None
+    found = one_value(db, "SELECT count(*) FROM main.sqlite_schema WHERE name = ?", (STATE,))
+    row = find_row(db, f"SELECT body FROM main.{STATE}") if found else None
     return msgspec.json.decode(row[0], type=State) if row else None
 
 
 def write_state(db: apsw.Connection, state: State) -> None:
     db.execute(
-        f"INSERT OR REPLACE INTO main.{STATE}(only_row, body) VALUES (1, ?)", (msgspec.json.encode(state).decode(),)
+        f"INSERT OR REPLACE INTO main.{STATE}(only_row, body) VALUES (1, ?)",
+        (msgspec.json.encode(state).decode(),),
     )

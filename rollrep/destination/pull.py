@@ -24,14 +24,13 @@ from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
 from rollrep.destination.container import disk_room
-from rollrep.destination.images import log_width
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
 from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
-from rollrep.wire.images import log_table
+from rollrep.wire.images import log_table, log_width
 from rollrep.wire.messages import Answer, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
@@ -82,9 +81,7 @@ def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> 
 
 
 class _Pull:
-    def __init__(
-        self, store: Store, catalog: Catalog, session: Session, wishes: Wishes, progress: Progress
-    ) -> None:
+    def __init__(self, store: Store, catalog: Catalog, session: Session, wishes: Wishes, progress: Progress) -> None:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
@@ -179,14 +176,20 @@ class _Pull:
                 if self._facts_differ(mirror, answer.facts):
                     with transaction(mirror):
                         apply_facts(mirror, answer.facts, state.layout.shapes)
-                return msgspec.structs.replace(state, time=answer.facts.time)
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
+        return msgspec.structs.replace(state, time=answer.facts.time)
 
     def _gather(
-        self, mirror: apsw.Connection, replay: Replay, state: State, line: Line, archived: Position, answer: Answer
+        self,
+        mirror: apsw.Connection,
+        replay: Replay,
+        state: State,
+        line: Line,
+        archived: Position,
+        answer: Answer,
     ) -> None:
         """Archives what the source sends, and leaves every row to replay in `batch.log` of `mirror`.
 
@@ -278,14 +281,10 @@ class _Pull:
         if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             newest = self._catalog.newest_line()
             if state is None and newest and newest.epoch == head.epoch:
-                return newest.line, head, self._archive_end(newest.line)
+                return newest.line, head, self._catalog.archived_through(newest.line)
             return 0, head, head.id
         after = self._archive.end(state.position, state.line).id
         return state.line, state.position if answer.reason == "schema" else head, after
-
-    def _archive_end(self, line: int) -> int:
-        row = self._catalog.connection.execute("SELECT ifnull(max(last), 0) FROM segment WHERE line = ?", (line,))
-        return int(row.fetchone()[0])
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
@@ -339,17 +338,18 @@ class _Pull:
         line = Line(state.line, state.position.epoch)
         recorded = self._catalog.points_recorded_through(state.line)
         # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
-        starts = [recorded, *(h.until for h in self._catalog.holes() if h.line == state.line and h.until > recorded)]
+        starts = [
+            recorded,
+            *(h.until for h in self._catalog.holes() if h.line == state.line and h.until > recorded),
+        ]
         by_id = {
-            point.id: point
-            for start in starts
-            for point in self._archive.points(state.line, start, state.position.id)
+            point.id: point for start in starts for point in self._archive.points(state.line, start, state.position.id)
         }
         found = [by_id[log_id] for log_id in sorted(by_id)]
-        known = {point.id for point in self._catalog.points() if point.line == state.line} if more else set()
-        extra = [point for point in more if point.id not in by_id and point.id not in known]
+        extra = [p for p in more if p.id not in by_id and not self._catalog.has_point(state.line, p.id)]
         with self._catalog.connection:
-            return self._catalog.add_points(line, [*found, *extra], state.position.id)
+            added = self._catalog.add_points(line, [*found, *extra], state.position.id)
+        return added
 
     def _snapshot_due(self, state: State) -> bool:
         mine = [snapshot for snapshot in self._catalog.snapshots() if snapshot.line == state.line]
@@ -379,7 +379,11 @@ class _Gathered:
             return
         if self._side is None:
             self._side = apsw.Connection(self._path)
-            for pragma in ("journal_mode = OFF", "synchronous = OFF", f"encoding = '{mirror.pragma('encoding')}'"):
+            for pragma in (
+                "journal_mode = OFF",
+                "synchronous = OFF",
+                f"encoding = '{mirror.pragma('encoding')}'",
+            ):
                 self._side.execute(f"PRAGMA {pragma}").fetchall()
             self._side.execute("ATTACH ':memory:' AS image")
             self._width = log_width(holds.shapes)

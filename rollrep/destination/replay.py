@@ -22,6 +22,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError, SchemaProblem
 from rollrep.core.nouns import PREFIX, Facts, Op, Shape
+from rollrep.query import all_rows, find_row, one_value
 
 NET = f"temp.{PREFIX}net"
 ROW = f"{PREFIX}row"
@@ -60,8 +61,10 @@ class Replay:
         row can't be replayed; the caller takes the transaction back.
         """
         counted: dict[int, dict[int, int]] = {}
-        found = self._db.execute(
-            "SELECT shape, op, count(*) FROM batch.log WHERE id BETWEEN ? AND ? GROUP BY shape, op", (first, last)
+        found = all_rows(
+            self._db,
+            "SELECT shape, op, count(*) FROM batch.log WHERE id BETWEEN ? AND ? GROUP BY shape, op",
+            (first, last),
         )
         for shape_id, op, rows in found:
             counted.setdefault(shape_id, {})[op] = rows
@@ -75,9 +78,7 @@ class Replay:
         return sum(sum(ops.values()) for ops in counted.values())
 
     def _table(self, shape: Shape, first: int, last: int, *, touched: bool) -> None:
-        if self._all_in_order or not shape.touches_logged:
-            self._in_order.add(shape.id)
-        elif touched and self._has_open_touch(shape, first, last):
+        if self._all_in_order or not shape.touches_logged or (touched and self._has_open_touch(shape, first, last)):
             self._in_order.add(shape.id)
         self._db.execute("SAVEPOINT one_table")
         try:
@@ -99,7 +100,7 @@ class Replay:
             f"SELECT 1 FROM (SELECT max(id), op FROM batch.log WHERE shape = ? AND id BETWEEN ? AND ?"
             f" GROUP BY {_key_values(shape)}) WHERE op = {Op.TOUCHED:d} LIMIT 1"
         )
-        return self._db.execute(query, (shape.id, first, last)).fetchone() is not None
+        return find_row(self._db, query, (shape.id, first, last)) is not None
 
 
 def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) -> None:
@@ -110,9 +111,7 @@ def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) ->
     """
     values = [f"v{n}" for n in range(shape.width)]
     table = sql.name(shape.table)
-    same = " AND ".join(
-        f"{sql.name(column)} = new.{value}" for column, value in zip(shape.key, values, strict=False)
-    )
+    same = " AND ".join(f"{sql.name(column)} = new.{value}" for column, value in zip(shape.key, values, strict=False))
     db.execute(f"CREATE TEMP VIEW {ROW} AS SELECT op, {', '.join(values)} FROM batch.log")
     try:
         db.execute(
@@ -154,7 +153,7 @@ def replay_net(db: apsw.Connection, shape: Shape, first: int, last: int) -> None
         tuple_key = f"({key})" if shape.key_width > 1 else key
         logged_key = ", ".join(f"l.v{n}" for n in range(shape.key_width))
         out = f"n.op = {Op.DELETE:d} OR (n.mask > 0 AND n.mask & {moved})"
-        if db.execute(f"SELECT 1 FROM {NET} n WHERE {out} LIMIT 1").fetchone():
+        if find_row(db, f"SELECT 1 FROM {NET} n WHERE {out} LIMIT 1"):
             db.execute(
                 f"DELETE FROM {table} WHERE {tuple_key} IN (SELECT {logged_key} FROM {NET} n"
                 f" CROSS JOIN batch.log l ON l.id = n.id WHERE {out})"
@@ -182,7 +181,7 @@ def set_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Seque
     if not captured:
         return
     wanted = {name: value for name, value in sequence.items() if name in captured}
-    have = dict(db.execute("SELECT name, seq FROM main.sqlite_sequence").fetchall())
+    have = dict(all_rows(db, "SELECT name, seq FROM main.sqlite_sequence"))
     if {name: value for name, value in have.items() if name in captured} == wanted:
         return
     for table in captured:
@@ -204,9 +203,10 @@ def point_sequence(text: str, encoding: str) -> dict[str, int]:
 def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:
     masks = [
         mask
-        for (mask,) in db.execute(
+        for (mask,) in all_rows(
+            db,
             f"SELECT mask FROM {NET} WHERE op = {Op.PUT:d} AND mask > 0 AND NOT mask & {moved}"
-            " GROUP BY mask ORDER BY count(*) DESC"
+            " GROUP BY mask ORDER BY count(*) DESC",
         )
     ]
     groups = [(mask, f"n.mask = {mask}") for mask in masks[:MOST_MASKS]]
@@ -216,9 +216,7 @@ def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:
             union |= mask
         groups.append((union, f"n.mask IN ({', '.join(map(str, rest))})"))
     for mask, which in groups:
-        changed = [
-            f"{sql.name(column)} = l.v{n}" for n, column in enumerate(shape.columns) if mask >> _bit(n) & 1
-        ]
+        changed = [f"{sql.name(column)} = l.v{n}" for n, column in enumerate(shape.columns) if mask >> _bit(n) & 1]
         db.execute(
             f"UPDATE main.{sql.name(shape.table)} AS t SET {', '.join(changed)} FROM {NET} n"
             f" CROSS JOIN batch.log l ON l.id = n.id WHERE {which} AND n.op = {Op.PUT:d} AND {_same_key(shape, 't', 'l')}"
@@ -227,10 +225,11 @@ def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:
 
 def _raise_sequence(db: apsw.Connection, shape: Shape, first: int, last: int) -> None:
     """sqlite_sequence remembers the largest key ever inserted, also of rows that net replay never saw."""
-    largest = db.execute(
+    largest = one_value(
+        db,
         f"SELECT max(v0) FROM batch.log WHERE shape = ? AND op = {Op.PUT:d} AND id BETWEEN ? AND ?",
         (shape.id, first, last),
-    ).fetchone()[0]
+    )
     if largest is None:
         return
     db.execute("UPDATE main.sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (largest, shape.table))

@@ -31,6 +31,7 @@ from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
+from rollrep.query import all_rows, one_value
 
 Progress = Callable[[str], None]
 """called with one sentence as each step begins"""
@@ -79,9 +80,7 @@ def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetim
     return found[-1]
 
 
-def _choose_by_time(
-    points: Sequence[CatalogPoint], moment: ByTime, confirmed: dt.datetime | None
-) -> CatalogPoint:
+def _choose_by_time(points: Sequence[CatalogPoint], moment: ByTime, confirmed: dt.datetime | None) -> CatalogPoint:
     newest = points[-1]
     known_until = max(newest.time, confirmed or newest.time)
     if moment.moment > known_until:
@@ -161,16 +160,15 @@ def hole_around(holes: Sequence[Hole], point: CatalogPoint, later: CatalogPoint 
     return None
 
 
-def restore(
-    store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force: bool, progress: Progress
-) -> Restored:
+def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force: bool, progress: Progress) -> Restored:
     """Writes the database as it was to `output`, without any object of ours; whole or not at all.
 
     Raises UsageError where `output` exists and `force` is not set, VerifyFailed where a file is damaged.
     """
     if output.exists() and not force:
         raise UsageError(
-            f"{output} exists already", remedy="give another --output, or --force to replace it (nothing was written)"
+            f"{output} exists already",
+            remedy="give another --output, or --force to replace it (nothing was written)",
         )
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
@@ -235,10 +233,10 @@ def _finish(db: apsw.Connection, layout: Layout) -> int:
         raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
     tables = [
         name
-        for (name,) in db.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+        for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
         if not name.startswith(("sqlite_", PREFIX))
     ]
-    rows = sum(int(db.execute(f"SELECT count(*) FROM main.{sql.name(table)}").fetchone()[0]) for table in tables)
+    rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
     if layout.journal_mode == "wal":
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     return rows

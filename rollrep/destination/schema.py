@@ -18,6 +18,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
+from rollrep.query import all_rows
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
@@ -52,7 +53,7 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
                 db.execute(f"DROP {kind.upper()} IF EXISTS main.{sql.name(gone.name)}")
     # An index or a trigger goes with its table; what exists now is asked, not remembered.
     existing = {
-        (kind, name) for kind, name in db.execute("SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL")
+        (kind, name) for kind, name in all_rows(db, "SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL")
     }
     for kind in _CREATE_ORDER:
         for item in wanted:
@@ -76,7 +77,7 @@ def _create(db: apsw.Connection, item: SchemaObject) -> None:
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
         with _only_creating(db):
-            db.execute(item.sql).fetchall()
+            all_rows(db, item.sql)
     except apsw.Error as error:
         raise SchemaProblem(
             f"{item.type} {item.name} can't be made in the mirror: {error}",

@@ -49,9 +49,7 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
         path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
         size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time))
         relative = str(path.relative_to(store.folder))
-        snapshot = Snapshot(
-            state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size
-        )
+        snapshot = Snapshot(state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size)
         catalog.add_snapshot(snapshot)
     finally:
         raw.unlink(missing_ok=True)
@@ -61,7 +59,11 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
 def copy_database(mirror: apsw.Connection, target: Path) -> State:
     """Copies the whole mirror to the file `target`, as of one moment; its state at that moment."""
     target.unlink(missing_ok=True)
-    with container.disk_room(target), _full_disk_as_oserror(), contextlib.closing(apsw.Connection(str(target))) as copy:
+    with (
+        container.disk_room(target),
+        _full_disk_as_oserror(),
+        contextlib.closing(apsw.Connection(str(target))) as copy,
+    ):
         copy.execute("PRAGMA synchronous = OFF")
         mirror.execute("BEGIN")
         try:

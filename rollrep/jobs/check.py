@@ -67,7 +67,11 @@ def _source(config: Config, job: Job) -> list[Item]:
         remedy = error.remedy.replace("JOB", job.name)
         return [Item("source", FAIL, error.facts, remedy, error.exit_code)]
     return [
-        Item("source", OK, f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})"),
+        Item(
+            "source",
+            OK,
+            f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
+        ),
         *_about(answer),
     ]
 
@@ -76,14 +80,30 @@ def _about(answer: Answer) -> list[Item]:
     items = []
     if answer.version != __version__:
         items.append(
-            Item("version", WARN, f"rollrep {answer.version} there, {__version__} here", "install the same on both")
+            Item(
+                "version",
+                WARN,
+                f"rollrep {answer.version} there, {__version__} here",
+                "install the same on both",
+            )
         )
     if tuple(int(part) for part in answer.sqlite_version.split(".")) < SAFE_SQLITE:
-        items.append(Item("sqlite", WARN, f"the source's rollrep uses SQLite {answer.sqlite_version}", "upgrade apsw there"))
+        items.append(
+            Item(
+                "sqlite",
+                WARN,
+                f"the source's rollrep uses SQLite {answer.sqlite_version}",
+                "upgrade apsw there",
+            )
+        )
     if answer.journal_mode != "wal":
         items.append(
-            Item("journal", WARN, f"journal_mode is {answer.journal_mode}: pulls make writers wait for moments",
-                 "in the database: PRAGMA journal_mode = WAL")  # fmt: skip
+            Item(
+                "journal",
+                WARN,
+                f"journal_mode is {answer.journal_mode}: pulls make writers wait for moments",
+                "in the database: PRAGMA journal_mode = WAL",
+            )
         )
     for refused in answer.layout.refused if answer.layout else ():
         items.append(Item("capture", WARN, f"table {refused.table} is not carried: {refused.reason}"))
@@ -105,5 +125,12 @@ def _freshness(config: Config, job: Job) -> list[Item]:
     age_s = max(0.0, (clock.now() - confirmed).total_seconds())
     said = f"the mirror was the source {show_duration(age_s)} ago; {points} points"
     if age_s > STALE_PULLS * job.every_s:
-        return [Item("fresh", WARN, f"{said}; a pull every {show_duration(job.every_s)} was wanted", f"rollrep pull {job.name}")]
+        return [
+            Item(
+                "fresh",
+                WARN,
+                f"{said}; a pull every {show_duration(job.every_s)} was wanted",
+                f"rollrep pull {job.name}",
+            )
+        ]
     return [Item("fresh", OK, said)]

@@ -94,9 +94,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     for place in places:
         if _readable(place):
             return place
-    raise NotSetUp(
-        f"no configuration at {', '.join(map(str, places))}", remedy="rollrep init JOB SOURCE writes one"
-    )
+    raise NotSetUp(f"no configuration at {', '.join(map(str, places))}", remedy="rollrep init JOB SOURCE writes one")
 
 
 def load_config(path: Path) -> Config:
@@ -256,9 +254,7 @@ class _Reader:
     def _keep(self, value: object, keys: Keys) -> Keep:
         table = self._table(value, keys)
         self._known_keys(table, keys, ("operations", *_COUNTS))
-        found: dict[str, Any] = {
-            key: self._count(table[key], (*keys, key)) for key in _COUNTS if key in table
-        }
+        found: dict[str, Any] = {key: self._count(table[key], (*keys, key)) for key in _COUNTS if key in table}
         if "operations" in table:
             found["operations_s"] = self._duration_s(table["operations"], (*keys, "operations"))
         return Keep(**found)

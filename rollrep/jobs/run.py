@@ -141,9 +141,7 @@ def run_pull(
     return result
 
 
-def _try_pull(
-    store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int
-) -> None:
+def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int) -> None:
     def once() -> None:
         with session_with(job) as (session, address):
             try:
@@ -205,6 +203,4 @@ def point_json(point: CatalogPoint) -> dict[str, object]:
 
 
 def tell_restored(hooks: pluggy.PluginManager, job: str, restored: Restored) -> None:
-    call_safely(
-        hooks.hook.rollrep_restored, job=job, output=restored.output, point=point_json(restored.point)
-    )
+    call_safely(hooks.hook.rollrep_restored, job=job, output=restored.output, point=point_json(restored.point))

@@ -68,7 +68,10 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
         bodies["delete"] = ("AFTER DELETE", _log_truth(plan, shape_id, "old", ""))
     else:
         bodies["insert"] = ("AFTER INSERT", [_log_new(plan, shape_id)])
-        bodies["update"] = ("AFTER UPDATE", [_log_old_key(plan, shape_id, _moved(plan)), _log_new(plan, shape_id)])
+        bodies["update"] = (
+            "AFTER UPDATE",
+            [_log_old_key(plan, shape_id, _moved(plan)), _log_new(plan, shape_id)],
+        )
         bodies["delete"] = ("AFTER DELETE", [_log_old_key(plan, shape_id, "")])
     return {
         trigger_name(event, table): _create(event, table, when, statements)
@@ -81,7 +84,9 @@ def _create(event: str, table: str, when: str, statements: Sequence[str]) -> str
     body = "".join(f"  {statement};\n" for statement in statements)
     timing, _, guard = when.partition("|")
     guard = f" WHEN {guard}" if guard else ""
-    return f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {timing} ON {sql.name(table)}{guard} BEGIN\n{body}END"
+    return (
+        f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {timing} ON {sql.name(table)}{guard} BEGIN\n{body}END"
+    )
 
 
 def _into(width: int) -> str:
@@ -94,9 +99,7 @@ def _head(shape_id: int, op: Op, size: str) -> str:
 
 def _log_new(plan: TablePlan, shape_id: int) -> str:
     columns = plan.shape.columns
-    return (
-        f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')})"
-    )
+    return f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')})"
 
 
 def _log_row_again(plan: TablePlan, shape_id: int, side: str, condition: str = "") -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from rollrep.core.errors import DiskFull, RollrepError, Temporary, UsageError
+from rollrep.query import all_rows
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -41,7 +42,7 @@ def open_source(path: Path) -> apsw.Connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
             connection.wal_autocheckpoint(0)
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            all_rows(connection, "SELECT count(*) FROM sqlite_schema")
         except BaseException:
             connection.close()
             raise
@@ -59,7 +60,8 @@ def translated(path: Path) -> Iterator[None]:
         ) from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise Temporary(
-            f"{path} is locked by another process", remedy="try again; if it lasts, see who holds it: fuser -v"
+            f"{path} is locked by another process",
+            remedy="try again; if it lasts, see who holds it: fuser -v",
         ) from error
     except apsw.FullError as error:
         raise DiskFull(f"no room on the disk of {path}", remedy=f"make room, see: df -h {path.parent}") from error

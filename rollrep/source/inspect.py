@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape
+from rollrep.query import all_rows, find_row
 
 BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 MAX_COLUMNS = 1_900
@@ -47,7 +48,9 @@ class TablePlan:
     """every column that can be read, generated ones included, in the table's order"""
 
 
-def inspect(db: apsw.Connection, include: Sequence[str], exclude: Sequence[str]) -> tuple[list[TablePlan], list[Refused]]:
+def inspect(
+    db: apsw.Connection, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[TablePlan], list[Refused]]:
     """A plan for every table that can be captured, and the tables that can't with the reason.
 
     Tables outside `include`/`exclude` (shell globs on the name) appear in neither list.
@@ -80,7 +83,7 @@ def selected(table: str, include: Sequence[str], exclude: Sequence[str]) -> bool
 
 def ordinary_tables(db: apsw.Connection) -> list[tuple[str, str, bool]]:
     """(name, "table" or "virtual", WITHOUT ROWID) of the application's tables; no shadow tables."""
-    found = db.execute("SELECT name, type, wr FROM pragma_table_list WHERE schema='main'").fetchall()
+    found = all_rows(db, "SELECT name, type, wr FROM pragma_table_list WHERE schema='main'")
     mine = PREFIX.casefold()
     return sorted(
         (name, kind, bool(without_rowid))
@@ -91,13 +94,13 @@ def ordinary_tables(db: apsw.Connection) -> list[tuple[str, str, bool]]:
 
 def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) -> TablePlan:
     """The plan of one ordinary table.  Raises ValueError with the reason where there can be none."""
-    info = db.execute("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,)).fetchall()
+    info = all_rows(db, "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,))
     stored = [name for name, _, _, hidden in info if hidden == 0]
     if len(info) > MAX_COLUMNS:
         raise ValueError(f"it has {len(info)} columns; up to {MAX_COLUMNS} can be logged")
-    indexes = db.execute('SELECT name, "unique", origin, partial FROM pragma_index_list(?)', (table,)).fetchall()
+    indexes = all_rows(db, 'SELECT name, "unique", origin, partial FROM pragma_index_list(?)', (table,))
     for index, *_ in indexes:
-        for (collation,) in db.execute("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (index,)):
+        for (collation,) in all_rows(db, "SELECT coll FROM pragma_index_xinfo(?) WHERE key", (index,)):
             if collation is not None and collation.upper() not in BUILTIN_COLLATIONS:
                 raise ValueError(f"its index {index} uses the application's own collation {collation}")
     primary = [name for name, _, pk, _ in sorted(info, key=lambda row: row[2]) if pk]
@@ -137,13 +140,14 @@ def application_objects(db: apsw.Connection) -> tuple[SchemaObject, ...]:
 
     Virtual tables and their shadow tables are not among them: they are not carried.
     """
-    skipped = {name for (name,) in db.execute(
+    skipped = {name for (name,) in all_rows(db,
         "SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('virtual', 'shadow')"
     )}  # fmt: skip
-    rows = db.execute(
+    rows = all_rows(
+        db,
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%'"
-        f" ESCAPE '\\' AND name NOT LIKE '{PREFIX.replace('_', chr(92) + '_')}%' ESCAPE '\\' ORDER BY rowid"
-    ).fetchall()
+        f" ESCAPE '\\' AND name NOT LIKE '{PREFIX.replace('_', chr(92) + '_')}%' ESCAPE '\\' ORDER BY rowid",
+    )
     return tuple(SchemaObject(*row) for row in rows if row[1] not in skipped and row[2] not in skipped)
 
 
@@ -169,8 +173,8 @@ def _key(
 ) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
     """(key columns, whether the key is a rowid outside the columns, its collations)."""
     if without_rowid:
-        collations = db.execute("SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", (key_index,)).fetchall()
-        by_name = {name: coll for name, coll in collations}
+        collations = all_rows(db, "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", (key_index,))
+        by_name = dict(collations)
         return tuple(primary), False, tuple(by_name.get(name, "BINARY") for name in primary)
     # An INTEGER PRIMARY KEY that is the rowid has no index of its own; INT or DESC ones have.
     if len(primary) == 1 and key_index is None:
@@ -195,14 +199,14 @@ def _uniques(
     for index, unique, _, partial in indexes:
         if not unique or index == key_index:
             continue
-        parts = db.execute("SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key", (index,)).fetchall()
+        parts = all_rows(db, "SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key", (index,))
         plain = all(cid >= 0 for cid, _, _ in parts)
         columns = tuple(name for _, name, _ in parts)
         # An UPDATE never names a generated column, so one in the index means any column may matter.
         if plain and not partial and stored.issuperset(columns):
             found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns))
             continue
-        sql = db.execute("SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,)).fetchone()
+        sql = find_row(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
         parsed = parse_index(sql[0]) if sql and sql[0] else None
         if parsed is None or len(parsed[0]) != len(parts):
             all_probed = False
@@ -279,13 +283,16 @@ def _restless_tables(db: apsw.Connection) -> set[str]:
     AFTER triggers: of this table's own references (a row may refer to itself), and of tables that refer
     to it (their triggers may write here again).
     """
-    triggers = db.execute(
-        "SELECT tbl_name FROM sqlite_schema WHERE type='trigger' AND substr(name, 1, ?) != ?", (len(PREFIX), PREFIX)
+    triggers = all_rows(
+        db,
+        "SELECT tbl_name FROM sqlite_schema WHERE type='trigger' AND substr(name, 1, ?) != ?",
+        (len(PREFIX), PREFIX),
     )
     found = {table.casefold() for (table,) in triggers}
-    acting = db.execute(
-        'SELECT s.name, f."table" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type=\'table\''
-        " AND (f.on_update NOT IN ('NO ACTION', 'RESTRICT') OR f.on_delete NOT IN ('NO ACTION', 'RESTRICT'))"
+    acting = all_rows(
+        db,
+        "SELECT s.name, f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type='table'"
+        " AND (f.on_update NOT IN ('NO ACTION', 'RESTRICT') OR f.on_delete NOT IN ('NO ACTION', 'RESTRICT'))",
     )
     for child, parent in acting:
         found.update((child.casefold(), parent.casefold()))

@@ -23,6 +23,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Refused, Shape
+from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source import capture
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
@@ -122,7 +123,7 @@ def schema_digest(db: apsw.Connection) -> str:
     in which triggers fire).  `PRAGMA schema_version` would be cheaper, but edits by `writable_schema`
     leave it as it was."""
     digest = hashlib.sha256()
-    for row in db.execute("SELECT type, name, tbl_name, ifnull(sql, '') FROM sqlite_schema ORDER BY rowid"):
+    for row in all_rows(db, "SELECT type, name, tbl_name, ifnull(sql, '') FROM sqlite_schema ORDER BY rowid"):
         digest.update("\0".join(row).encode() + b"\1")
     return digest.hexdigest()[:32]
 
@@ -160,7 +161,7 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
             ("installed" if created else "recaptured", detail),
         )
     digest = schema_digest(db)
-    if db.execute(f"SELECT schema_digest FROM {META}").fetchone()[0] != digest:
+    if one_value(db, f"SELECT schema_digest FROM {META}") != digest:
         db.execute(f"UPDATE {META} SET schema_digest = ?", (digest,))
     meta = read_meta(db)
     return Report(
@@ -186,7 +187,7 @@ def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], 
         json.dumps(exclude),
     )
     columns = "keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude"
-    if db.execute(f"SELECT {columns} FROM {META}").fetchone() != wanted:
+    if find_row(db, f"SELECT {columns} FROM {META}") != wanted:
         db.execute(f"UPDATE {META} SET ({columns}) = (?, ?, ?, ?, ?, ?)", wanted)
 
 
@@ -195,10 +196,11 @@ def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
     if msgspec.structs.replace(plan.shape, id=known.id) != known:
         return False
     expected = capture.capture_triggers(plan, known.id)
-    rows = db.execute(
+    rows = all_rows(
+        db,
         "SELECT rowid, name, sql FROM sqlite_schema WHERE type='trigger' AND tbl_name=? COLLATE NOCASE",
         (plan.shape.table,),
-    ).fetchall()
+    )
     ours = {name: text for _, name, text in rows if name.startswith(PREFIX)}
     if ours != expected:
         return False
@@ -216,7 +218,7 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
     _release(db, table)
     _widen(db, LOG, "v", plan.shape.width)
     _widen(db, FORGOTTEN, "k", plan.shape.key_width)
-    shape_id = 1 + int(db.execute(f"SELECT ifnull(max(id), 0) FROM {SHAPE}").fetchone()[0])
+    shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
     shape = msgspec.structs.replace(plan.shape, id=shape_id)
     db.execute(
         f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body)"
@@ -232,7 +234,7 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
 def _release(db: apsw.Connection, table: str) -> None:
     """Drops what captures `table`, also where a rename has carried our triggers to another name."""
     named_after = {capture.trigger_name(event, table) for event in capture.EVENTS}
-    found = db.execute("SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'").fetchall()
+    found = all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'")
     for trigger, of in found:
         if trigger in named_after or (trigger.startswith(PREFIX) and of.casefold() == table.casefold()):
             db.execute(f"DROP TRIGGER {sql.name(trigger)}")
@@ -240,17 +242,17 @@ def _release(db: apsw.Connection, table: str) -> None:
 
 
 def _widen(db: apsw.Connection, table: str, letter: str, width: int) -> None:
-    have = int(db.execute("SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?", (table, f"{letter}[0-9]*")).fetchone()[0])
+    have = int(one_value(db, "SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?", (table, f"{letter}[0-9]*")))
     for n in range(have, width):
         db.execute(f"ALTER TABLE {table} ADD COLUMN {letter}{n}")
 
 
 def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
-    key_width = int(db.execute(f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}").fetchone()[0])
-    has_sequence = db.execute("SELECT 1 FROM sqlite_schema WHERE name='sqlite_sequence'").fetchone() is not None
+    key_width = int(one_value(db, f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}"))
+    has_sequence = find_row(db, "SELECT 1 FROM sqlite_schema WHERE name='sqlite_sequence'") is not None
     wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: point_trigger(with_sequence=has_sequence)}
     for trigger, text in wanted.items():
-        found = db.execute("SELECT sql FROM sqlite_schema WHERE name=?", (trigger,)).fetchone()
+        found = find_row(db, "SELECT sql FROM sqlite_schema WHERE name=?", (trigger,))
         if found is None or found[0] != text:
             db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
             db.execute(text)
@@ -259,7 +261,7 @@ def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
 def _mend_log(db: apsw.Connection) -> None:
     """Starts a new epoch where somebody emptied or cut the log: ids go on upward, never again."""
     ends = read_ends(db)
-    pruned, counted = db.execute(f"SELECT pruned_through, counted_through FROM {META}").fetchone()
+    pruned, counted = one_row(db, f"SELECT pruned_through, counted_through FROM {META}")
     dense = ends is not None and ends.oldest == pruned + 1
     if dense or (ends is None and pruned == 0 and counted == 0):
         return
@@ -279,7 +281,7 @@ def _mend_log(db: apsw.Connection) -> None:
 
 
 def _objects_of_ours(db: apsw.Connection, kind: str) -> list[str]:
-    rows = db.execute("SELECT name FROM sqlite_schema WHERE type=? AND name GLOB ?", (kind, f"{PREFIX}*"))
+    rows = all_rows(db, "SELECT name FROM sqlite_schema WHERE type=? AND name GLOB ?", (kind, f"{PREFIX}*"))
     return [name for (name,) in rows]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.nouns import Facts, Op, Point, Position, Shape
+from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SHAPE, Limits
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
@@ -44,7 +45,7 @@ class Ends:
 
 
 def has_log(db: apsw.Connection) -> bool:
-    return bool(db.execute("SELECT count(*) FROM sqlite_schema WHERE name=? AND type='table'", (META,)).fetchone()[0])
+    return bool(one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name=? AND type='table'", (META,)))
 
 
 def read_meta(db: apsw.Connection) -> Meta:
@@ -52,10 +53,11 @@ def read_meta(db: apsw.Connection) -> Meta:
     if not has_log(db):
         path = db.filename
         raise NotSetUp(f"{path} has no rolling log", remedy=f"install it: rollrep source install {path}")
-    row = db.execute(
+    row = find_row(
+        db,
         "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
-        f" schema_digest, pruned_through, forgotten_through FROM {META}"
-    ).fetchone()
+        f" schema_digest, pruned_through, forgotten_through FROM {META}",
+    )
     if row is None or row[0] != FORMAT:
         raise RollrepError(
             f"the rolling log of {db.filename} has format {row and row[0]}, this rollrep reads {FORMAT}",
@@ -75,12 +77,12 @@ def read_meta(db: apsw.Connection) -> Meta:
 
 def read_ends(db: apsw.Connection) -> Ends | None:
     """None where the log is empty, which only somebody's hand can bring about."""
-    oldest, newest = db.execute(f"SELECT (SELECT min(id) FROM {LOG}), (SELECT max(id) FROM {LOG})").fetchone()
+    oldest, newest = one_row(db, f"SELECT (SELECT min(id) FROM {LOG}), (SELECT max(id) FROM {LOG})")
     return None if newest is None else Ends(oldest, newest)
 
 
 def current_shapes(db: apsw.Connection) -> list[Shape]:
-    rows = db.execute(f"SELECT body FROM {SHAPE} WHERE is_current ORDER BY id")
+    rows = all_rows(db, f"SELECT body FROM {SHAPE} WHERE is_current ORDER BY id")
     return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
 
 
@@ -97,16 +99,17 @@ def proof_of(db: apsw.Connection, log_id: int) -> str | None:
     Only the values that the row's shape has are digested: widening the log for another table must not
     change what a destination remembers.  `db` needs `load_digests`.
     """
-    found = db.execute(
+    found = find_row(
+        db,
         f"SELECT coalesce((SELECT s.body FROM {SHAPE} s WHERE s.id = l.shape), '') FROM {LOG} l WHERE l.id = ?",
         (log_id,),
-    ).fetchone()
+    )
     if found is None:
         return None
     width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 3
     values = ", ".join(f"v{n}" for n in range(width))
     query = f"SELECT id, at, shape, op, {values} FROM {LOG} WHERE id = {log_id:d}"
-    digest: str = db.execute("SELECT sha1_query(?)", (query,)).fetchone()[0]
+    digest: str = one_value(db, "SELECT sha1_query(?)", (query,))
     return digest
 
 
@@ -118,11 +121,11 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     proof = proof_of(db, ends.newest)
     assert proof is not None
     sequence: tuple[tuple[str, int], ...] = ()
-    if db.execute("SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'").fetchone()[0]:
-        sequence = tuple(db.execute("SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'").fetchall())
+    if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
+        sequence = tuple(all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'"))
     return Facts(
         head=Position(meta.epoch, ends.newest, proof),
-        time=db.execute(f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}").fetchone()[0],
+        time=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         user_version=int(db.pragma("user_version")),
         application_id=int(db.pragma("application_id")),
         sequence=sequence,
@@ -132,15 +135,15 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
 def write_point(db: apsw.Connection, label: str | None, kind: str) -> Point:
     """A new consistency point, committed."""
     db.execute(f"INSERT INTO {POINT}(label, kind) VALUES (?, ?)", (label, kind))
-    row = db.execute(f"SELECT id, {TIME.format('at')}, kind, label FROM {POINT} ORDER BY id DESC LIMIT 1").fetchone()
+    row = one_row(db, f"SELECT id, {TIME.format('at')}, kind, label FROM {POINT} ORDER BY id DESC LIMIT 1")
     return Point(*row)
 
 
 def count_points(db: apsw.Connection) -> int:
-    return int(db.execute(f"SELECT count(*) FROM {LOG} WHERE op = {Op.POINT:d}").fetchone()[0])
+    return int(one_value(db, f"SELECT count(*) FROM {LOG} WHERE op = {Op.POINT:d}"))
 
 
 def forgotten_reach(db: apsw.Connection) -> str | None:
     """The time of the oldest forgotten key that has one (one per pruning step has)."""
-    row = db.execute(f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1").fetchone()
+    row = find_row(db, f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1")
     return row[0] if row else None

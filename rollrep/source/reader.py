@@ -19,8 +19,9 @@ import msgspec
 import zstandard
 
 from rollrep.core import sql
-from rollrep.core.nouns import Facts, Shape
+from rollrep.core.nouns import Shape
 from rollrep.core.tokens import bind_token, make_token, token_columns
+from rollrep.query import all_rows, one_row, one_value
 from rollrep.source.database import reading
 from rollrep.source.log import Meta, proof_of, read_facts
 from rollrep.source.tables import LOG, SHAPE
@@ -98,13 +99,14 @@ class Reader:
         """Copies log rows into the log's image; (first, last, shapes of its rows, proof of the last)."""
         through = min(through, after + IMAGE_ROWS)
         while True:
-            counted = self._db.execute(
+            counted = all_rows(
+                self._db,
                 f"SELECT shape, count(*), sum(size), min(id) FROM {LOG} WHERE id > ? AND id <= ? GROUP BY shape",
                 (after, through),
-            ).fetchall()
+            )
             rows, size = sum(row[1] for row in counted), sum(row[2] for row in counted)
             if rows != through - after or min(row[3] for row in counted) != after + 1:
-                oldest = self._db.execute(f"SELECT ifnull(min(id), 0) FROM {LOG}").fetchone()[0]
+                oldest = one_value(self._db, f"SELECT ifnull(min(id), 0) FROM {LOG}")
                 raise Gone(oldest)
             if size <= IMAGE_BYTES or rows == 1:
                 break
@@ -140,16 +142,16 @@ class Reader:
         if rows == 0:
             return 0, after_key, True
         parts = ", ".join(token_columns(f"v{n}") for n in range(shape.key_width))
-        found = self._db.execute(f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1").fetchone()
+        found = one_row(self._db, f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1")
         last_key = tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width))
-        pages = self._db.execute("SELECT page_count FROM pragma_page_count('rows_image')").fetchone()[0]
+        pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('rows_image')")
         size_per_row = max(1, pages * IMAGE_PAGE_SIZE // rows)
         self._chunk_rows[shape.id] = max(1, min(IMAGE_ROWS, limit * 4, IMAGE_BYTES // size_per_row))
         return rows, last_key, rows < limit
 
     def _shape(self, shape_id: int) -> Shape:
         if shape_id not in self._shapes:
-            body = self._db.execute(f"SELECT body FROM {SHAPE} WHERE id=?", (shape_id,)).fetchone()[0]
+            body = one_value(self._db, f"SELECT body FROM {SHAPE} WHERE id=?", (shape_id,))
             self._shapes[shape_id] = msgspec.json.decode(body, type=Shape)
         return self._shapes[shape_id]
 

@@ -26,7 +26,16 @@ from rollrep.core.nouns import Position, Shape
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.inspect import inspect, layout_of
 from rollrep.source.install import repair, schema_digest
-from rollrep.source.log import Ends, Meta, current_shapes, load_digests, proof_of, read_ends, read_facts, read_meta
+from rollrep.source.log import (
+    Ends,
+    Meta,
+    current_shapes,
+    load_digests,
+    proof_of,
+    read_ends,
+    read_facts,
+    read_meta,
+)
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.wire import frames, messages
 from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason

@@ -10,6 +10,7 @@ import dataclasses
 import apsw
 
 from rollrep.core.units import show_bytes, show_duration
+from rollrep.query import one_row, one_value
 from rollrep.source.database import reading
 from rollrep.source.inspect import inspect
 from rollrep.source.install import schema_digest
@@ -39,9 +40,7 @@ class Status:
     now: str
 
     def as_json(self) -> dict[str, object]:
-        told = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "limits"
-        }
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "limits"}
         limits = self.limits
         told["limits"] = {
             "rows": limits.keep_rows,
@@ -76,9 +75,10 @@ def read_status(db: apsw.Connection) -> Status:
         meta = read_meta(db)
         ends = read_ends(db)
         oldest, newest = (ends.oldest, ends.newest) if ends else (0, 0)
-        rows, size, reaches = db.execute(
-            f"SELECT count(*), ifnull(sum(size), 0), (SELECT {TIME.format('at')} FROM {LOG} ORDER BY id LIMIT 1) FROM {LOG}"
-        ).fetchone()
+        rows, size, reaches = one_row(
+            db,
+            f"SELECT count(*), ifnull(sum(size), 0), (SELECT {TIME.format('at')} FROM {LOG} ORDER BY id LIMIT 1) FROM {LOG}",
+        )
         return Status(
             database_id=meta.database,
             epoch=meta.epoch,
@@ -88,14 +88,14 @@ def read_status(db: apsw.Connection) -> Status:
             rows=rows,
             bytes=size,
             limits=meta.limits,
-            keys=db.execute(f"SELECT count(*) FROM {FORGOTTEN}").fetchone()[0],
+            keys=one_value(db, f"SELECT count(*) FROM {FORGOTTEN}"),
             forgotten_through=meta.forgotten_through,
             log_reaches=reaches,
             keys_reach=forgotten_reach(db),
             points=count_points(db),
             tables=_table_states(db),
             journal_mode=str(db.pragma("journal_mode")),
-            now=db.execute(f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}").fetchone()[0],
+            now=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         )
 
 

@@ -110,9 +110,7 @@ def _chain(host: str, user: str | None, port: int | None, options: Options, dept
 def _jump(text: str, options: Options, depth: int, *, alone: bool) -> list[Hop]:
     match = _JUMP.fullmatch(text)
     if match is None:
-        raise UsageError(
-            f'ProxyJump "{text}" in ssh_config is not [user@]host[:port]', remedy="correct it there"
-        )
+        raise UsageError(f'ProxyJump "{text}" in ssh_config is not [user@]host[:port]', remedy="correct it there")
     host, user = match["v6"] or match["host"], match["user"]
     port = int(match["port"]) if match["port"] else None
     if not alone:
@@ -121,9 +119,7 @@ def _jump(text: str, options: Options, depth: int, *, alone: bool) -> list[Hop]:
     return [dataclasses.replace(hop, proxy_command=None)]
 
 
-def _hop(
-    alias: str, user: str | None, port: int | None, options: Options, settings: Settings, *, jump: bool
-) -> Hop:
+def _hop(alias: str, user: str | None, port: int | None, options: Options, settings: Settings, *, jump: bool) -> Hop:
     host = _first(settings, "hostname") or alias
     user = user or _first(settings, "user") or _local_user()
     port = port or int(_first(settings, "port") or 22)
@@ -179,9 +175,7 @@ def _settings(host: str, user: str | None, port: int | None, options: Options) -
     return _settings_by_ssh(program, host, user, port, options)
 
 
-def _settings_by_ssh(
-    program: str, host: str, user: str | None, port: int | None, options: Options
-) -> Settings:
+def _settings_by_ssh(program: str, host: str, user: str | None, port: int | None, options: Options) -> Settings:
     given, timeout_s = _given_config(options), options.connect_timeout_s
     command = [program, "-G"]
     login_home, home = _login_home(), Path.home()

@@ -124,8 +124,7 @@ def _verify(hop: Hop, key: HostKey, standing: Standing, line: KnownKey | None) -
     raise HostKeyRefused(
         f"{hop} shows another key than the one known since {line.place} "
         f"({line.key.kind} {line.key.fingerprint}): it is a reinstalled machine, or an attack; {shown}",
-        remedy=f"if it was reinstalled: `ssh-keygen -R '{hop.key_names[0]}' -f {line.file}`; "
-        + _accept_remedy(key),
+        remedy=f"if it was reinstalled: `ssh-keygen -R '{hop.key_names[0]}' -f {line.file}`; " + _accept_remedy(key),
     )
 
 
@@ -169,9 +168,7 @@ class SshStream:
         self._tail = Tail()
         channel.settimeout(stall_timeout_s)
         # stdout and stderr share the window: with nobody reading stderr, several MB of it stop both for ever.
-        self._drain = threading.Thread(
-            target=_drain, args=(channel, self._tail), name="rollrep-stderr", daemon=True
-        )
+        self._drain = threading.Thread(target=_drain, args=(channel, self._tail), name="rollrep-stderr", daemon=True)
         self._drain.start()
 
     def read(self, limit: int) -> bytes:

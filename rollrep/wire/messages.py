@@ -147,9 +147,11 @@ def encode(message: Message) -> bytes:
 
 def decode_from_destination(payload: bytes) -> FromDestination:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    return _from_destination.decode(payload)
+    message: FromDestination = _from_destination.decode(payload)
+    return message
 
 
 def decode_from_source(payload: bytes) -> FromSource:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    return _from_source.decode(payload)
+    message: FromSource = _from_source.decode(payload)
+    return message

