@@ -65,16 +65,11 @@ def over_sftp(host: str, port: int, user: str, key: Path, folder: Path) -> str:
     )
 
 
-def shipped_bytes(folder: Path) -> int:
-    """What lies in a replica."""
-    return sum(path.stat().st_size for path in folder.rglob("*.ltx"))
-
-
 def _wait_for_first_sync(child: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and child.poll() is None:
-        if "snapshot complete" in log.read_text() or "replica sync" in log.read_text():
-            time.sleep(2.0)  # the first uploads are under way
+        if "snapshot complete" in log.read_text():
+            time.sleep(1.0)  # its rest is written down
             return
         time.sleep(0.1)
     raise RuntimeError(f"Litestream did not start:\n{log.read_text()[-2000:]}")

@@ -101,13 +101,13 @@ class Life:
     def compare_points(self) -> int:
         compared = 0
         with Catalog(self.store.catalog) as catalog:
-            for point in restorable(self.store, catalog):
+            for point in restorable(catalog):
                 kept = self.keep / f"{point.id}.db"
                 if not kept.exists():
                     continue
                 output = self.folder / "restored.db"
                 restore(
-                    self.store, catalog, plan(self.store, catalog, point), output, force=True, progress=lambda _: None
+                    self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None
                 )
                 recompute(kept)
                 oracle.assert_same(kept, output)

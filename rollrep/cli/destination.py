@@ -214,7 +214,7 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     store = store_of(loaded, _jobs(loaded, [job])[0])
     store.require()
     with Catalog(store.catalog) as catalog:
-        points = restorable(store, catalog)
+        points = restorable(catalog)
     emit(
         as_json,
         "points",
@@ -265,13 +265,13 @@ def restore_command(
     try:
         with Catalog(store.catalog) as catalog:
             point = find_point(catalog, moment)
-            chosen = plan(store, catalog, point)
+            chosen = plan(catalog, point)
             asked = getattr(moment, "moment", None)
             distance = f", {show_distance(point.time, asked)} than asked" if asked and asked != point.time else ""
             local = point.time.astimezone()
             say(
-                f"{job}: point {point.point} ({point.kind}{', ' + point.label if point.label else ''}), log id {point.id},"
-                f" {iso(point.time)} = {local:%Y-%m-%d %H:%M:%S %Z}{distance}"
+                f"{job}: point {point.point} ({point.kind}{', ' + point.label if point.label else ''}), log id"
+                f" {point.id}, {iso(point.time)} = {local:%Y-%m-%d %H:%M:%S %Z}{distance}"
             )
             if dry_run:
                 emit(
@@ -299,7 +299,8 @@ def restore_command(
             "rows": restored.rows,
             "seconds": round(seconds, 3),
         },
-        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok, in {show_duration(seconds)}",
+        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
+        f" in {show_duration(seconds)}",
     )
 
 

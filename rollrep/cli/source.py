@@ -288,6 +288,4 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
     line = f'restrict,command="{command}" {" ".join(fields)}'
     emit(as_json, "source.authorize", {"line": line, "databases": {n: str(p) for n, p in named.items()}}, line)
     if not as_json:
-        say(
-            f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or the file of whoever may read the database"
-        )
+        say(f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or into that of whoever may read the file")

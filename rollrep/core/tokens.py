@@ -13,11 +13,7 @@ Bindable = int | float | bytes | None
 
 
 def token_columns(column: str) -> str:
-    """SQL for the three result columns that `make_token` reads, of one key column.
-
-    >>> token_columns('k')
-    "typeof(k), CASE WHEN typeof(k) IN ('text', 'blob') THEN hex(CAST(k AS BLOB)) END, CASE WHEN typeof(k) IN ('integer', 'real') THEN k END"
-    """
+    """SQL for the three result columns that `make_token` reads, of one key column."""
     return (
         f"typeof({column}), CASE WHEN typeof({column}) IN ('text', 'blob') THEN hex(CAST({column} AS BLOB)) END,"
         f" CASE WHEN typeof({column}) IN ('integer', 'real') THEN {column} END"

@@ -14,6 +14,7 @@ Knows: SQL of its own tables.  Does not know: the mirror, the wire.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import datetime as dt
 import json
@@ -89,6 +90,24 @@ class Hole:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """For each line, the stretches of log ids that can be restored, each from a snapshot on."""
+
+    stretches: dict[int, list[tuple[int, int]]]
+
+    def covers(self, line: int, log_id: int) -> bool:
+        """Whether the source as of `log_id` can be restored.
+
+        >>> Reach({1: [(10, 10), (40, 90)]}).covers(1, 41), Reach({1: [(10, 10)]}).covers(1, 11)
+        (True, False)
+        """
+        stretches = self.stretches.get(line, [])
+        nearest = bisect.bisect_right(stretches, log_id, key=lambda stretch: stretch[0]) - 1
+        # A snapshot in a hole reaches nothing, and one before it may still reach past it no more.
+        return nearest >= 0 and log_id <= stretches[nearest][1]
+
+
 class Catalog:
     """Open it under the job's lock to write; readers need none."""
 
@@ -154,6 +173,40 @@ class Catalog:
                 found.append(segment)
                 log_id = segment.last
         return found
+
+    def segments_through(self, line: int, log_id: int) -> list[Segment]:
+        """Segments of `line` that end at or before `log_id`."""
+        found = all_rows(self._db, "SELECT * FROM segment WHERE line = ? AND last <= ? ORDER BY first", (line, log_id))
+        return [Segment(*each) for each in found]
+
+    def drop_segment(self, segment: Segment) -> None:
+        self._db.execute("DELETE FROM segment WHERE line = ? AND first = ?", (segment.line, segment.first))
+
+    def drop_snapshot(self, snapshot: Snapshot) -> None:
+        self._db.execute("DELETE FROM snapshot WHERE line = ? AND id = ?", (snapshot.line, snapshot.id))
+
+    def drop_points_nothing_leads_to(self) -> None:
+        """Forgets the points that can't be restored any more."""
+        reach = self.reach()
+        with self._db:
+            for point in self.points():
+                if not reach.covers(point.line, point.id):
+                    self._db.execute("DELETE FROM point WHERE point = ?", (point.point,))
+
+    def reach(self) -> Reach:
+        """What snapshots and archive lead to."""
+        runs: dict[int, list[list[int]]] = {}
+        for line, first, last in all_rows(self._db, "SELECT line, first, last FROM segment ORDER BY line, first"):
+            of_line = runs.setdefault(line, [])
+            if of_line and of_line[-1][1] >= first - 1:
+                of_line[-1][1] = max(of_line[-1][1], last)
+            else:
+                of_line.append([first, last])
+        stretches: dict[int, list[tuple[int, int]]] = {}
+        for snapshot in self.snapshots():
+            ends = [last for first, last in runs.get(snapshot.line, []) if first <= snapshot.id + 1 <= last]
+            stretches.setdefault(snapshot.line, []).append((snapshot.id, max([snapshot.id, *ends])))
+        return Reach(stretches)
 
     def archived_through(self, line: int) -> int:
         """The newest log id of `line` that is archived; 0 where none is."""

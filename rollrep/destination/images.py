@@ -40,8 +40,8 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
         Point(*row)
         for row in all_rows(
             db,
-            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT) FROM batch.log"
-            f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
+            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT)"
+            f" FROM batch.log WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
         )
     )
 

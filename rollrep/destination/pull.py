@@ -24,6 +24,7 @@ from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
 from rollrep.destination.container import disk_room
+from rollrep.destination.expire import expire
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
 from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts
@@ -325,6 +326,7 @@ class _Pull:
         self._catalog.confirm(state.time)
         if self._snapshot_due(state):
             self._out.snapshot = take_snapshot(self._store, self._catalog)
+        expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
         if self._out.answer == "mirror":
             self._catalog.note(
                 "mirror",

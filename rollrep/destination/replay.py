@@ -219,7 +219,8 @@ def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:
         changed = [f"{sql.name(column)} = l.v{n}" for n, column in enumerate(shape.columns) if mask >> _bit(n) & 1]
         db.execute(
             f"UPDATE main.{sql.name(shape.table)} AS t SET {', '.join(changed)} FROM {NET} n"
-            f" CROSS JOIN batch.log l ON l.id = n.id WHERE {which} AND n.op = {Op.PUT:d} AND {_same_key(shape, 't', 'l')}"
+            f" CROSS JOIN batch.log l ON l.id = n.id"
+            f" WHERE {which} AND n.op = {Op.PUT:d} AND {_same_key(shape, 't', 'l')}"
         )
 
 

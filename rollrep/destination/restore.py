@@ -119,7 +119,7 @@ def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
 
     Raises NotRestorable: also where a time lies in a hole, with the points on both sides of it.
     """
-    points = catalog.points()
+    points = restorable(catalog)
     point = choose(points, moment, catalog.confirmed())
     if isinstance(moment, ByTime) and moment.moment > point.time:
         later = next((each for each in points if each.line == point.line and each.id > point.id), None)
@@ -133,19 +133,19 @@ def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
     return point
 
 
-def plan(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
-    """The nearest snapshot from which the archive reaches `point` without a hole.
+def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
+    """The nearest snapshot before `point`, and the segments that lead from it to the point.
 
-    Raises NotRestorable with the nearest points that can be restored.
+    Raises NotRestorable where none do: then no earlier snapshot does either, because there is a hole.
     """
     before = [each for each in catalog.snapshots() if each.line == point.line and each.id <= point.id]
-    for snapshot in reversed(before):
-        if snapshot.id == point.id:
-            return Plan(point, snapshot, ())
-        segments = catalog.segments_after(point.line, snapshot.id)
+    if before and before[-1].id == point.id:
+        return Plan(point, before[-1], ())
+    if before:
+        segments = catalog.segments_after(point.line, before[-1].id)
         needed = tuple(segment for segment in segments if segment.first <= point.id)
         if needed and needed[-1].last >= point.id:
-            return Plan(point, snapshot, needed)
+            return Plan(point, before[-1], needed)
     raise NotRestorable(
         f"point {point.point} of {iso(point.time)} can't be restored: no snapshot and archive lead to it",
         remedy="see which points can be: rollrep points JOB",
@@ -265,11 +265,7 @@ def _said(moment: Moment) -> str:
     return "such point"
 
 
-def restorable(store: Store, catalog: Catalog) -> list[CatalogPoint]:
+def restorable(catalog: Catalog) -> list[CatalogPoint]:
     """The points that a snapshot and the archive lead to, oldest line first."""
-    found = []
-    for point in catalog.points():
-        with contextlib.suppress(NotRestorable):
-            plan(store, catalog, point)
-            found.append(point)
-    return found
+    reach = catalog.reach()
+    return [point for point in catalog.points() if reach.covers(point.line, point.id)]

@@ -77,7 +77,8 @@ def read_status(db: apsw.Connection) -> Status:
         oldest, newest = (ends.oldest, ends.newest) if ends else (0, 0)
         rows, size, reaches = one_row(
             db,
-            f"SELECT count(*), ifnull(sum(size), 0), (SELECT {TIME.format('at')} FROM {LOG} ORDER BY id LIMIT 1) FROM {LOG}",
+            f"SELECT count(*), ifnull(sum(size), 0), (SELECT {TIME.format('at')} FROM {LOG} ORDER BY id LIMIT 1)"
+            f" FROM {LOG}",
         )
         return Status(
             database_id=meta.database,

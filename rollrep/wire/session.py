@@ -172,7 +172,7 @@ class Session:
         if self._stream.exit_status() in (126, 127):
             return NotSetUp(
                 f"rollrep can't be started on {self._where}: {last_line or 'command not found'}",
-                remedy='install it there, or give its path in the job: remote_command = "/path/to/rollrep source serve"',
+                remedy='install it there, or name it in the job: remote_command = "/path/to/rollrep source serve"',
             )
         return Temporary(
             f"{self._where} ended the connection early" + (f": {last_line}" if last_line else ""),
