@@ -2,7 +2,7 @@
 
     python -m bench.executemany SOURCE TARGET sqlite3|apsw
 
-Prints {"cpu_s": ...} of the writing alone.  Reads rollrep's log as a table: op 1 holds a whole row, op 2
+Prints {"cpu_s": ...} of the writing alone.  Reads rollrep's log as a table: op 1 holds a whole row, op 0
 the key of a deleted one.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.workload import DELETE, INSERT
 
-PUT, GONE = 1, 2
+GONE, PUT = 0, 1
 CACHE_KIB = 32_768
 """the mirror's"""
 

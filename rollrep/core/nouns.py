@@ -24,7 +24,7 @@ class Op(enum.IntEnum):
     TOUCHED = 2
     """the statement that follows may remove the row with this key, unseen (a REPLACE does)"""
     POINT = 3
-    """a consistency point: v0 label, v1 kind, v2 what sqlite_sequence held"""
+    """a consistency point: v0 label, v1 kind, v2 sqlite_sequence, v3 whether the schema had changed"""
     MARK = 4
     """something about the log itself: v0 what, v1 details"""
 
@@ -90,6 +90,8 @@ class Layout(msgspec.Struct, frozen=True):
     objects: tuple[SchemaObject, ...]
     shapes: tuple[Shape, ...]
     refused: tuple[Refused, ...]
+    since: int
+    """the log id of the mark under which this began to be captured: rows before it may be of older shapes"""
     encoding: str
     page_size: int
     auto_vacuum: int
@@ -119,3 +121,5 @@ class Point(msgspec.Struct, frozen=True):
 
     No trigger sees that table, and it can't be derived: an INSERT OR IGNORE that inserts nothing raises it.
     """
+    schema_changed: bool = False
+    """the schema was not the captured one any more, so the log may not tell all that led here"""

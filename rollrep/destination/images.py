@@ -37,10 +37,10 @@ def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
 def points_in(db: apsw.Connection) -> tuple[Point, ...]:
     """The consistency points in `batch`."""
     return tuple(
-        Point(*row)
-        for row in all_rows(
+        Point(log_id, time, kind, label, sequence, bool(changed))
+        for log_id, time, kind, label, sequence, changed in all_rows(
             db,
-            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT)"
+            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT), v3"
             f" FROM batch.log WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
         )
     )

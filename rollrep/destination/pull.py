@@ -255,6 +255,7 @@ class _Pull:
     def _mirror_once(self, answer: Answer, state: State | None, staged: State | None) -> State:
         if staged is None:
             self._keep_old_line(state, answer)
+            self._archive_old_schema(state, answer)
             staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
             if answer.reason == "schema" and state:
                 staged = self._replay_archived(state, staged)
@@ -292,6 +293,19 @@ class _Pull:
         if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
             self._record_points(state, [])
             take_snapshot(self._store, self._catalog)
+
+    def _archive_old_schema(self, state: State | None, answer: Answer) -> None:
+        """What was logged before the schema changed is archived first: points before the change stay exact."""
+        if state is None or answer.reason != "schema" or answer.layout is None:
+            return
+        archived = self._archive.end(state.position, state.line)
+        before_change = min(answer.layout.since - 1, answer.facts.head.id)
+        if before_change <= archived.id:
+            return
+        line = Line(state.line, state.position.epoch)
+        with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
+            for batch, packed in self._session.batches(archived.id, before_change):
+                self._archive.add(mirror, line, batch, packed, None)
 
     def _replay_archived(self, state: State, staged: State) -> State:
         """A changed schema begins from what was archived under the old one."""

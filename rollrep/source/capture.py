@@ -10,7 +10,10 @@ key, and logs that truth: a PUT where there is a row, a DELETE where there is no
 
 REPLACE removes rows without firing their DELETE triggers
 (https://www.sqlite.org/lang_conflict.html), so keys that collide on another UNIQUE index are logged
-before the statement as touched.  Under OR IGNORE or an upsert that is harmless.
+before the statement as touched.  Under OR IGNORE or an upsert that is harmless.  The PUT that follows tells
+what became of them, but for one case: UPDATE OR REPLACE removes a row whose ON DELETE CASCADE removes the
+very row being updated, and no PUT follows.  So an UPDATE of a table with such actions notes its touched keys
+as pending, and the DELETE of the updated row logs those that are gone.
 
 Pure: plans in, SQL text out.  Knows: the log's columns, core.
 """
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op
 from rollrep.source.inspect import TablePlan, Unique
-from rollrep.source.tables import KEY_SIZE, LOG
+from rollrep.source.tables import KEY_SIZE, LOG, PENDING
 
 ROW_SIZE = 24
 FIXED_SIZE = 6
@@ -59,6 +62,9 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
     if plan.uniques:
         bodies["touch_insert"] = ("BEFORE INSERT", _touches(plan, shape_id, updating=False))
         bodies["touch_update"] = (_touch_update_event(plan), _touches(plan, shape_id, updating=True))
+    pending = plan.reread and bool(plan.uniques)
+    if pending:
+        bodies["touch_update"][1].extend(_note_pending(plan, shape_id, unique) for unique in plan.uniques)
     if plan.reread:
         bodies["insert"] = ("AFTER INSERT", [_log_row_again(plan, shape_id, "new")])
         bodies["update"] = (
@@ -66,6 +72,9 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
             [*_log_truth(plan, shape_id, "old", _moved(plan)), _log_row_again(plan, shape_id, "new")],
         )
         bodies["delete"] = ("AFTER DELETE", _log_truth(plan, shape_id, "old", ""))
+        if pending:
+            bodies["update"][1].append(_forget_pending(plan, shape_id))
+            bodies["delete"][1].extend([_settle_pending(plan, shape_id), _forget_pending(plan, shape_id)])
     else:
         bodies["insert"] = ("AFTER INSERT", [_log_new(plan, shape_id)])
         bodies["update"] = (
@@ -82,11 +91,7 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
 
 def _create(event: str, table: str, when: str, statements: Sequence[str]) -> str:
     body = "".join(f"  {statement};\n" for statement in statements)
-    timing, _, guard = when.partition("|")
-    guard = f" WHEN {guard}" if guard else ""
-    return (
-        f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {timing} ON {sql.name(table)}{guard} BEGIN\n{body}END"
-    )
+    return f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {when} ON {sql.name(table)} BEGIN\n{body}END"
 
 
 def _into(width: int) -> str:
@@ -167,7 +172,47 @@ def _touches(plan: TablePlan, shape_id: int, *, updating: bool) -> list[str]:
     return [_touch(plan, shape_id, unique, updating=updating) for unique in plan.uniques]
 
 
+def _note_pending(plan: TablePlan, shape_id: int, unique: Unique) -> str:
+    shape = plan.shape
+    width = range(shape.key_width)
+    into = ", ".join([*(f"n{n}" for n in width), *(f"k{n}" for n in width)])
+    return (
+        f"INSERT INTO {PENDING}(shape, {into})"
+        f" SELECT {shape_id}, {sql.names(shape.key, 'old.')}, {sql.names(shape.key)}"
+        f" FROM {sql.name(shape.table)} WHERE {_collides(plan, unique, updating=True)}"
+    )
+
+
+def _of_old_row(plan: TablePlan, shape_id: int) -> str:
+    same = " AND ".join(f"n{n} IS old.{sql.name(column)}" for n, column in enumerate(plan.shape.key))
+    return f"shape = {shape_id} AND {same}"
+
+
+def _settle_pending(plan: TablePlan, shape_id: int) -> str:
+    shape = plan.shape
+    keys = [f"k{n}" for n in range(shape.key_width)]
+    same = " AND ".join(f"t.{sql.name(column)} = p.{key}" for column, key in zip(shape.key, keys, strict=True))
+    return (
+        f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {', '.join(keys)}"
+        f" FROM {PENDING} p WHERE {_of_old_row(plan, shape_id)}"
+        f" AND NOT EXISTS (SELECT 1 FROM {sql.name(shape.table)} t WHERE {same})"
+    )
+
+
+def _forget_pending(plan: TablePlan, shape_id: int) -> str:
+    return f"DELETE FROM {PENDING} WHERE {_of_old_row(plan, shape_id)}"
+
+
 def _touch(plan: TablePlan, shape_id: int, unique: Unique, *, updating: bool) -> str:
+    shape = plan.shape
+    return (
+        f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.TOUCHED, str(KEY_SIZE))}, {sql.names(shape.key)}"
+        f" FROM {sql.name(shape.table)} WHERE {_collides(plan, unique, updating=updating)}"
+    )
+
+
+def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
+    """SQL that is true of the rows, other than the updated one, that NEW would collide with on an index."""
     shape = plan.shape
     if unique.columns is not None:
         probes = [f"{term} COLLATE {coll} = new.{term}" for term, coll in unique.terms]
@@ -179,11 +224,9 @@ def _touch(plan: TablePlan, shape_id: int, unique: Unique, *, updating: bool) ->
         probes = [f"({term}) COLLATE {coll} = (SELECT {term} {newer})" for term, coll in unique.terms]
         if unique.where:
             probes.append(f"({unique.where})")
-    others = f" AND NOT ({_same_key_bare(plan)})" if updating else ""
-    return (
-        f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.TOUCHED, str(KEY_SIZE))}, {sql.names(shape.key)}"
-        f" FROM {sql.name(shape.table)} WHERE {' AND '.join(probes)}{others}"
-    )
+    if updating:
+        probes.append(f"NOT ({_same_key_bare(plan)})")
+    return " AND ".join(probes)
 
 
 def _same_key_bare(plan: TablePlan) -> str:

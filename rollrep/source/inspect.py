@@ -151,12 +151,13 @@ def application_objects(db: apsw.Connection) -> tuple[SchemaObject, ...]:
     return tuple(SchemaObject(*row) for row in rows if row[1] not in skipped and row[2] not in skipped)
 
 
-def layout_of(db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Refused]) -> Layout:
+def layout_of(db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Refused], since: int) -> Layout:
     """Everything the mirror's schema is made from; call it inside a read transaction."""
     return Layout(
         objects=application_objects(db),
         shapes=tuple(shapes),
         refused=tuple(refused),
+        since=since,
         encoding=str(db.pragma("encoding")),
         page_size=int(db.pragma("page_size")),
         auto_vacuum=int(db.pragma("auto_vacuum")),

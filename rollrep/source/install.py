@@ -13,7 +13,6 @@ Knows: inspect, capture, tables, log.  Does not know: the wire.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -27,14 +26,16 @@ from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source import capture
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
-from rollrep.source.log import Meta, current_shapes, has_log, read_ends, read_meta
+from rollrep.source.log import Meta, current_shapes, has_log, is_current, is_whole, read_meta
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
     LOG,
     META,
+    PENDING,
     POINT_SIZE,
     PRUNE,
+    SCHEMA_TEXT,
     SHAPE,
     WRITE_POINT,
     Limits,
@@ -99,8 +100,7 @@ def repair(db: apsw.Connection, meta: Meta) -> Report | None:
 
     Takes a write transaction only where something has changed.
     """
-    ends = read_ends(db)
-    if schema_digest(db) == meta.schema_digest and ends and ends.oldest == meta.pruned_through + 1:
+    if is_current(db) and is_whole(db, meta.pruned_through):
         return None
     return install(db, meta.limits, meta.include, meta.exclude)
 
@@ -116,16 +116,6 @@ def uninstall(db: apsw.Connection) -> list[str]:
         for statement in drop_tables():
             db.execute(statement)
     return tables
-
-
-def schema_digest(db: apsw.Connection) -> str:
-    """A digest of every object's text, ours included, in the order of creation (which is the order
-    in which triggers fire).  `PRAGMA schema_version` would be cheaper, but edits by `writable_schema`
-    leave it as it was."""
-    digest = hashlib.sha256()
-    for row in all_rows(db, "SELECT type, name, tbl_name, ifnull(sql, '') FROM sqlite_schema ORDER BY rowid"):
-        digest.update("\0".join(row).encode() + b"\1")
-    return digest.hexdigest()[:32]
 
 
 def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> Report:
@@ -152,17 +142,19 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
     for table in old:
         _release(db, table)
     _set_log_triggers(db, limits)
-    _mend_log(db)
-    if captured or old:
+    if not created:
+        _mend_log(db)
+    if not is_current(db):
         detail = json.dumps({"captured": captured, "released": sorted(old)})
         db.execute(
             f"INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.MARK:d},"
             f" {POINT_SIZE}, ?, ?)",
             ("installed" if created else "recaptured", detail),
         )
-    digest = schema_digest(db)
-    if one_value(db, f"SELECT schema_digest FROM {META}") != digest:
-        db.execute(f"UPDATE {META} SET schema_digest = ?", (digest,))
+        db.execute(
+            f"UPDATE {META} SET schema_text = {SCHEMA_TEXT}, refused = ?, since = (SELECT max(id) FROM {LOG})",
+            (msgspec.json.encode(refused).decode(),),
+        )
     meta = read_meta(db)
     return Report(
         epoch=meta.epoch,
@@ -218,6 +210,8 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
     _release(db, table)
     _widen(db, LOG, "v", plan.shape.width)
     _widen(db, FORGOTTEN, "k", plan.shape.key_width)
+    _widen(db, PENDING, "n", plan.shape.key_width)
+    _widen(db, PENDING, "k", plan.shape.key_width)
     shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
     shape = msgspec.structs.replace(plan.shape, id=shape_id)
     db.execute(
@@ -259,13 +253,11 @@ def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
 
 
 def _mend_log(db: apsw.Connection) -> None:
-    """Starts a new epoch where somebody emptied or cut the log: ids go on upward, never again."""
-    ends = read_ends(db)
+    """Starts a new epoch where somebody emptied or cut the log: ids go on upward."""
     pruned, counted = one_row(db, f"SELECT pruned_through, counted_through FROM {META}")
-    dense = ends is not None and ends.oldest == pruned + 1
-    if dense or (ends is None and pruned == 0 and counted == 0):
+    if is_whole(db, pruned):
         return
-    newest = max(pruned, counted, ends.newest if ends else 0)
+    newest = max(pruned, counted, one_value(db, f"SELECT ifnull(max(id), 0) FROM {LOG}"))
     db.execute(f"DELETE FROM {LOG}")
     db.execute(f"DELETE FROM {FORGOTTEN}")
     db.execute(

@@ -14,9 +14,9 @@ import apsw.sqlite_extra
 import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
-from rollrep.core.nouns import Facts, Op, Point, Position, Shape
+from rollrep.core.nouns import Facts, Op, Point, Position, Refused, Shape
 from rollrep.query import all_rows, find_row, one_row, one_value
-from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SHAPE, Limits
+from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SCHEMA_TEXT, SHAPE, Limits
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
 """SQL for a Julian day as ISO 8601 in UTC with milliseconds; on every side the same rounding"""
@@ -31,7 +31,8 @@ class Meta:
     limits: Limits
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    schema_digest: str
+    refused: tuple[Refused, ...]
+    since: int
     pruned_through: int
     forgotten_through: int
 
@@ -42,6 +43,20 @@ class Ends:
 
     oldest: int
     newest: int
+
+
+def is_current(db: apsw.Connection) -> bool:
+    """Whether the schema is the one that was captured, our triggers and their order included."""
+    return bool(one_value(db, f"SELECT {SCHEMA_TEXT} IS (SELECT schema_text FROM {META})"))
+
+
+def is_whole(db: apsw.Connection, pruned_through: int) -> bool:
+    """Whether nobody emptied or cut the log: its oldest row is the one after the last that was pruned.
+
+    The first row of all is a mark, and ids begin again at 1 in a log that was emptied early.
+    """
+    oldest = find_row(db, f"SELECT id, op FROM {LOG} ORDER BY id LIMIT 1")
+    return oldest is not None and oldest[0] == pruned_through + 1 and (pruned_through > 0 or oldest[1] == Op.MARK)
 
 
 def has_log(db: apsw.Connection) -> bool:
@@ -56,7 +71,7 @@ def read_meta(db: apsw.Connection) -> Meta:
     row = find_row(
         db,
         "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
-        f" schema_digest, pruned_through, forgotten_through FROM {META}",
+        f" refused, since, pruned_through, forgotten_through FROM {META}",
     )
     if row is None or row[0] != FORMAT:
         raise RollrepError(
@@ -69,9 +84,10 @@ def read_meta(db: apsw.Connection) -> Meta:
         limits=Limits(row[3], row[4], row[5] * 86_400.0, row[6]),
         include=tuple(json.loads(row[7])),
         exclude=tuple(json.loads(row[8])),
-        schema_digest=row[9],
-        pruned_through=row[10],
-        forgotten_through=row[11],
+        refused=msgspec.json.decode(row[9], type=tuple[Refused, ...]),
+        since=row[10],
+        pruned_through=row[11],
+        forgotten_through=row[12],
     )
 
 
@@ -106,7 +122,7 @@ def proof_of(db: apsw.Connection, log_id: int) -> str | None:
     )
     if found is None:
         return None
-    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 3
+    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 4
     values = ", ".join(f"v{n}" for n in range(width))
     query = f"SELECT id, at, shape, op, {values} FROM {LOG} WHERE id = {log_id:d}"
     digest: str = one_value(db, "SELECT sha1_query(?)", (query,))

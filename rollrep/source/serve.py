@@ -13,6 +13,7 @@ Knows: the log, the reader, the wire.  Does not know: SSH, the destination.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -22,14 +23,15 @@ import msgspec
 
 from rollrep import __version__
 from rollrep.core.errors import RollrepError, Temporary, UsageError
-from rollrep.core.nouns import Position, Shape
+from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.source.database import instance_of, open_source, reading, translated
-from rollrep.source.inspect import inspect, layout_of
-from rollrep.source.install import repair, schema_digest
+from rollrep.source.inspect import layout_of
+from rollrep.source.install import repair
 from rollrep.source.log import (
     Ends,
     Meta,
     current_shapes,
+    is_current,
     load_digests,
     proof_of,
     read_ends,
@@ -80,6 +82,16 @@ def choose(position: Position | None, meta: Meta, ends: Ends, proof: str | None)
     if proof != position.proof:
         return "mirror", "diverged"
     return ("up_to_date" if position.id == ends.newest else "resume"), ""
+
+
+def digest_of(layout: Layout) -> str:
+    """Tells layouts apart that a mirror would have to differ in.
+
+    Neither the order in which objects were created (VACUUM changes it) nor what concerns only the file
+    counts: those are no reason to mirror anything again.
+    """
+    told = (sorted(layout.objects, key=lambda each: (each.type, each.name)), layout.shapes, layout.refused)
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:32]
 
 
 class _Server:
@@ -151,8 +163,7 @@ class _Server:
             repair(db, read_meta(db))
             with reading(db):
                 meta = read_meta(db)
-                self._digest = schema_digest(db)
-                if self._digest == meta.schema_digest:
+                if is_current(db):
                     return self._answer(db, meta, hello)
         raise Temporary(f"the schema of {self._path} is being changed", remedy="pull again when the migration is over")
 
@@ -162,14 +173,13 @@ class _Server:
             raise Temporary(f"the rolling log of {self._path} was emptied just now", remedy="pull again")
         proof = proof_of(db, hello.position.id) if hello.position else None
         kind, reason = choose(hello.position, meta, ends, proof)
+        shapes = current_shapes(db)
+        layout = layout_of(db, shapes, meta.refused, meta.since)
+        self._digest = digest_of(layout)
         if hello.mirror_requested:
             kind, reason = "mirror", reason or "requested"
         elif not reason and hello.schema_digest != self._digest:
             kind, reason = "mirror", "schema"
-        shapes = current_shapes(db)
-        layout = None
-        if hello.schema_digest != self._digest:
-            layout = layout_of(db, shapes, inspect(db, meta.include, meta.exclude)[1])
         self._meta, self._shapes = meta, {shape.id: shape for shape in shapes}
         return Answer(
             kind=kind,
@@ -180,7 +190,7 @@ class _Server:
             database_id=meta.database,
             instance=instance_of(self._path),
             schema_digest=self._digest,
-            layout=layout,
+            layout=layout if hello.schema_digest != self._digest else None,
             version=__version__,
             sqlite_version=apsw.sqlite_lib_version(),
             journal_mode=str(db.pragma("journal_mode")),
@@ -211,12 +221,12 @@ class _Server:
             self.say(messages.Overrun(gone.oldest))
             return
         except apsw.SQLError:
-            if schema_digest(db) == self._digest:
+            if is_current(db):
                 raise
             self.say(messages.Changed())
             return
         # Asked after the transaction: a schema that changed in between is seen now, not too late.
-        if schema_digest(db) != self._digest:
+        if not is_current(db) or read_meta(db).since != meta.since:
             self.say(messages.Changed())
             return
         if tail:

@@ -13,8 +13,7 @@ from rollrep.core.units import show_bytes, show_duration
 from rollrep.query import one_row, one_value
 from rollrep.source.database import reading
 from rollrep.source.inspect import inspect
-from rollrep.source.install import schema_digest
-from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, read_ends, read_meta
+from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, is_current, read_ends, read_meta
 from rollrep.source.tables import FORGOTTEN, LOG, Limits
 
 
@@ -104,7 +103,7 @@ def _table_states(db: apsw.Connection) -> dict[str, str]:
     meta = read_meta(db)
     plans, refused = inspect(db, meta.include, meta.exclude)
     captured = {shape.table: shape for shape in current_shapes(db)}
-    changed = schema_digest(db) != meta.schema_digest
+    changed = not is_current(db)
     states = {each.table: f"not carried: {each.reason}" for each in refused}
     for plan in plans:
         table = plan.shape.table

@@ -3,6 +3,7 @@
     _rollrep_log        id | at | shape | op | size | v0 v1 v2 ...     whole rows, newest last
     _rollrep_forgotten  id | shape | at | k0 ...                       keys of rows that fell off
     _rollrep_shape      which value is which column of which table, one row per capture of a table
+    _rollrep_pending    touched keys of an UPDATE that has not ended; almost always empty
     _rollrep_meta       one row: format, identity, epoch, limits, and how far pruning came
     _rollrep_point      a view: INSERT INTO _rollrep_point(label) VALUES ('...') writes a point
 
@@ -28,10 +29,23 @@ FORMAT = 1
 LOG = f"{PREFIX}log"
 FORGOTTEN = f"{PREFIX}forgotten"
 SHAPE = f"{PREFIX}shape"
+PENDING = f"{PREFIX}pending"
 META = f"{PREFIX}meta"
 POINT = f"{PREFIX}point"
 PRUNE = f"{PREFIX}prune"
 WRITE_POINT = f"{PREFIX}write_point"
+
+SCHEMA_TEXT = (
+    "(SELECT group_concat(type || ' ' || name || ' ' || ifnull(sql, ''), char(10)) FROM"
+    " (SELECT type, name, sql FROM sqlite_master ORDER BY type, name)) || char(10) || ifnull((SELECT"
+    " group_concat(name) FROM (SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid)), '')"
+)
+"""SQL for the text of every object, ours included, and the order of triggers, in which they fire.
+
+It says whether capture still stands as it was made.  `PRAGMA schema_version` would be cheaper, but edits by
+`writable_schema` leave it as it was, VACUUM raises it, and a trigger may not ask for it
+(`trusted_schema=OFF` refuses table-valued pragmas there).
+"""
 
 POINT_SIZE = 40
 KEY_SIZE = 24
@@ -64,11 +78,12 @@ def create_tables() -> list[str]:
     """The statements that create everything but the values' columns and the pruning trigger."""
     return [
         f"CREATE TABLE {META}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), format, database, epoch,"
-        " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, schema_digest, bytes, counted_through,"
-        " pruned_through, forgotten_through, cut, span)",
+        " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, refused, schema_text, since, bytes,"
+        " counted_through, pruned_through, forgotten_through, cut, span)",
         f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body)",
-        f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2)",
+        f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2, v3)",
         f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",
+        f"CREATE TABLE {PENDING}(shape, n0, k0)",
         f"CREATE VIEW {POINT}(id, at, label, kind) AS SELECT id, at, v0, v1 FROM {LOG} WHERE op = {Op.POINT:d}",
     ]
 
@@ -77,7 +92,7 @@ def drop_tables() -> list[str]:
     """The reverse.  The caller drops the triggers on the application's tables first: with the log gone,
     any of them would make every write of the application fail."""
     return [f"DROP VIEW IF EXISTS {POINT}"] + [
-        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, SHAPE, META)
+        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, SHAPE, PENDING, META)
     ]
 
 
@@ -90,8 +105,9 @@ def point_trigger(*, with_sequence: bool) -> str:
     )
     return (
         f"CREATE TRIGGER {WRITE_POINT} INSTEAD OF INSERT ON {POINT} BEGIN"
-        f" INSERT INTO {LOG}(at, shape, op, size, v0, v1, v2) VALUES (julianday('now'), 0, {Op.POINT:d}, {POINT_SIZE},"
-        f" new.label, ifnull(new.kind, 'application'), {sequence}); END"
+        f" INSERT INTO {LOG}(at, shape, op, size, v0, v1, v2, v3)"
+        f" VALUES (julianday('now'), 0, {Op.POINT:d}, {POINT_SIZE}, new.label, ifnull(new.kind, 'application'),"
+        f" {sequence}, CASE WHEN {SCHEMA_TEXT} IS NOT (SELECT schema_text FROM {META}) THEN 1 END); END"
     )
 
 

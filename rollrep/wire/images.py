@@ -14,8 +14,8 @@ from rollrep.core.nouns import Shape
 
 
 def log_width(shapes: Sequence[Shape]) -> int:
-    """How many values a log image of these shapes has; three at least, for points and marks."""
-    return max([3, *(shape.width for shape in shapes)])
+    """How many values a log image of these shapes has; four at least, for points and marks."""
+    return max([4, *(shape.width for shape in shapes)])
 
 
 def log_table(name: str, width: int) -> str:

@@ -1,0 +1,292 @@
+"""Traps that SQLite sets for whoever replicates it, one test each: the mirror must equal the source.
+
+Each was tried by hand first, and each of these tests was seen red with its rule broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import oracle
+import pytest
+from sources import copy_source, pull_once
+
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.store import Store
+from rollrep.source.install import install
+from rollrep.source.log import write_point
+from rollrep.source.tables import Limits
+
+
+class Pair:
+    """A source written to by hand, and its mirror."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "app.db"
+        self.store = Store(folder / "store", "job")
+        self.db = apsw.Connection(str(self.path))
+
+    def start(self, schema: str, *, keep_rows: int = 100_000) -> None:
+        """Creates the schema, installs the log, pulls for the first time."""
+        self.do(schema)
+        self.do("PRAGMA journal_mode = WAL")
+        self.install(keep_rows=keep_rows)
+        assert self.pull() == ("mirror", "first")
+
+    def install(self, *, keep_rows: int = 100_000) -> None:
+        install(self.db, Limits(keep_rows=keep_rows))
+
+    def do(self, sql: str, bindings: tuple[object, ...] = ()) -> None:
+        self.db.execute(sql, bindings or None).fetchall()
+
+    def pull(self) -> tuple[str, str]:
+        outcome = pull_once(self.store, self.path)
+        self.tables_mirrored = outcome.tables_mirrored
+        return outcome.answer, outcome.reason
+
+    def same(self) -> None:
+        """The mirror is the source now, by resuming."""
+        assert self.pull()[0] in ("resume", "up_to_date")
+        oracle.assert_same(self.path, self.store.mirror)
+
+    def point(self) -> tuple[int, Path]:
+        point = write_point(self.db, None, "operator")
+        kept = self.folder / f"{point.id}.db"
+        copy_source(self.path, kept)
+        return point.id, kept
+
+    def same_at(self, log_id: int, kept: Path) -> None:
+        with Catalog(self.store.catalog) as catalog:
+            point = next(point for point in restorable(catalog) if point.id == log_id)
+            output = self.folder / "restored.db"
+            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+        oracle.assert_same(kept, output)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.db.close()
+
+
+ACCOUNT = "CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city);"
+
+
+def test_row_removed_by_replace_is_gone_when_the_replacing_row_changes_again(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
+    pair.do("REPLACE INTO account VALUES (2, 'a', 'y')")
+    pair.do("UPDATE account SET owner = 'b' WHERE id = 2")
+    pair.same()
+
+
+def test_row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row(pair: Pair) -> None:
+    pair.start(
+        "CREATE TABLE f(uuid TEXT PRIMARY KEY, parent REFERENCES f(uuid) ON DELETE CASCADE ON UPDATE CASCADE);"
+        "INSERT INTO f VALUES ('a', 'a'), ('b', 'a'), ('z', NULL)"
+    )
+    pair.do("PRAGMA foreign_keys = ON")
+    pair.do("UPDATE OR REPLACE f SET uuid = 'a' WHERE uuid = 'b'")
+    assert pair.db.execute("SELECT group_concat(uuid) FROM f").fetchone() == ("z",)
+    pair.same()
+
+
+def test_unique_values_that_swap_arrive_when_both_rows_are_in_one_batch(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
+    pair.do("BEGIN")
+    pair.do("UPDATE account SET owner = NULL WHERE id = 1")
+    pair.do("UPDATE account SET owner = 'a' WHERE id = 2")
+    pair.do("UPDATE account SET owner = 'b' WHERE id = 1")
+    pair.do("COMMIT")
+    pair.same()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("1", "1.0"), ("0.0", "-0.0"), ("'1'", "1"), ("NULL", "''"), ("''", "x''"), ("1", "NULL"), ("'a'", "'A'")],
+)
+def test_value_arrives_when_only_its_storage_class_or_case_changes(pair: Pair, before: str, after: str) -> None:
+    pair.start(f"CREATE TABLE t(id INTEGER PRIMARY KEY, v, n COLLATE NOCASE); INSERT INTO t VALUES (1, {before}, 'x')")
+    pair.do(f"UPDATE t SET v = {after}, n = 'X'")
+    pair.same()
+
+
+def test_text_arrives_when_it_is_not_valid_utf8_or_holds_nul(pair: Pair) -> None:
+    pair.start("CREATE TABLE t(k TEXT PRIMARY KEY, v) WITHOUT ROWID")
+    pair.do("INSERT INTO t VALUES (CAST(x'ff00fe' AS TEXT), CAST(x'610062' AS TEXT)), ('plain', zeroblob(3))")
+    pair.same()
+    pair.do("UPDATE t SET v = 1 WHERE k = CAST(x'ff00fe' AS TEXT)")
+    pair.do("DELETE FROM t WHERE k = 'plain'")
+    pair.same()
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_mirror_and_restore_equal_source_when_the_database_is_utf16(pair: Pair, encoding: str) -> None:
+    pair.do(f"PRAGMA encoding = '{encoding}'")
+    pair.start("CREATE TABLE t(k TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID; INSERT INTO t VALUES ('ä', 1)")
+    pair.do("CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT)")
+    assert pair.pull() == ("mirror", "schema")
+    pair.do("INSERT INTO t VALUES ('日本', 2)")
+    pair.do("INSERT INTO auto(v) VALUES ('x'), ('y')")
+    at = pair.point()
+    pair.do("DELETE FROM auto")
+    pair.same()
+    pair.same_at(*at)
+
+
+def test_mirror_equals_source_when_it_is_made_in_many_chunks_of_every_kind_of_key(pair: Pair) -> None:
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) INSERT INTO {} SELECT {} FROM n"
+    pair.start(
+        "CREATE TABLE plain(v); CREATE TABLE txt(k TEXT COLLATE NOCASE PRIMARY KEY, v) WITHOUT ROWID;"
+        "CREATE TABLE two(a REAL, b BLOB, PRIMARY KEY(b, a)) WITHOUT ROWID;"
+        + rows.format("plain", "hex(i)")
+        + ";"
+        + rows.format("txt", "CASE i % 3 WHEN 0 THEN CAST(x'ff' || i AS TEXT) ELSE 'Key' || i END, i")
+        + ";"
+        + rows.format("two", "i / 7.0, CAST(hex(i % 10) AS BLOB)")
+    )
+    oracle.assert_same(pair.path, pair.store.mirror)
+
+
+def test_key_moves_arrive_when_it_is_set_by_the_name_rowid(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
+    pair.do("UPDATE account SET rowid = 17 WHERE id = 1")
+    pair.do("UPDATE account SET _rowid_ = 1 WHERE id = 2")
+    pair.same()
+
+
+def test_application_trigger_that_changes_the_same_row_is_seen_when_made_after_ours(pair: Pair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v, n)")
+    pair.do("CREATE TRIGGER later AFTER INSERT ON t BEGIN UPDATE t SET n = new.v * 2 WHERE id = new.id; END")
+    pair.do("INSERT INTO t(v) VALUES (1)")
+    assert pair.pull() == ("mirror", "schema")
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.do("INSERT INTO t(v) VALUES (2)")
+    pair.do("CREATE TRIGGER back AFTER DELETE ON t WHEN old.id = 1 BEGIN INSERT INTO t VALUES (1, 'again', 0); END")
+    assert pair.pull() == ("mirror", "schema")
+    pair.do("DELETE FROM t")
+    pair.same()
+
+
+def test_rowids_stay_when_a_table_without_any_index_is_vacuumed(pair: Pair) -> None:
+    pair.start("CREATE TABLE t(v); INSERT INTO t VALUES ('a'), ('b'), ('c'); DELETE FROM t WHERE v = 'a'")
+    pair.do("VACUUM")
+    pair.do("UPDATE t SET v = 'changed' WHERE v = 'c'")
+    pair.same()
+
+
+def test_only_the_table_concerned_is_mirrored_when_the_schema_changes(pair: Pair) -> None:
+    pair.start(
+        ACCOUNT + "CREATE TABLE other(x); INSERT INTO other VALUES (1); INSERT INTO account VALUES (1, 'a', 'x')"
+    )
+    before = pair.point()
+    pair.do("ALTER TABLE account ADD COLUMN zip DEFAULT '00'")
+    pair.do("UPDATE account SET zip = '12'")
+    pair.do("INSERT INTO other VALUES (2)")
+    assert pair.pull() == ("mirror", "schema")
+    assert pair.tables_mirrored == ["account"]
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.same_at(*before)
+
+
+def test_mirror_equals_source_when_a_table_is_rebuilt_as_django_does(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
+    pair.do(
+        "BEGIN; CREATE TABLE new__account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city, age INT);"
+        "INSERT INTO new__account(id, owner, city) SELECT id, owner, city FROM account; DROP TABLE account;"
+        "ALTER TABLE new__account RENAME TO account; COMMIT"
+    )
+    pair.do("INSERT INTO account VALUES (3, 'c', 'z', 9)")
+    assert pair.pull() == ("mirror", "schema")
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.do("UPDATE account SET age = 10")
+    pair.same()
+
+
+def test_rows_arrive_once_when_foreign_keys_cascade_and_triggers_write(pair: Pair) -> None:
+    pair.start(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE);"
+        "CREATE TABLE audit(what); CREATE TRIGGER a AFTER DELETE ON c BEGIN INSERT INTO audit VALUES (old.id); END;"
+        "INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1, 1), (2, 1), (3, 2)"
+    )
+    pair.do("PRAGMA foreign_keys = ON")
+    pair.do("DELETE FROM p WHERE id = 1")
+    pair.same()
+
+
+def test_new_epoch_is_mirrored_when_somebody_empties_the_log(pair: Pair) -> None:
+    pair.start(ACCOUNT)
+    pair.do("INSERT INTO account VALUES (1, 'a', 'x')")
+    pair.same()
+    pair.do("DELETE FROM _rollrep_log")
+    pair.do("INSERT INTO account VALUES (2, 'b', 'y')")
+    assert pair.pull() == ("mirror", "epoch"), pair
+    oracle.assert_same(pair.path, pair.store.mirror)
+
+
+@pytest.mark.parametrize("more", [0, 40])
+def test_old_line_stays_restorable_when_the_source_was_restored_from_a_backup(pair: Pair, more: int) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
+    backup = pair.folder / "backup.db"
+    copy_source(pair.path, backup)
+    for n in range(10):
+        pair.do("INSERT INTO account VALUES (?, ?, 'lost')", (n + 10, f"lost{n}"))
+    lost = pair.point()
+    pair.same()
+    pair.db.close()
+    for ending in ("-wal", "-shm"):
+        pair.path.with_name(f"app.db{ending}").unlink(missing_ok=True)
+    backup.replace(pair.path)
+    pair.db = apsw.Connection(str(pair.path))
+    for n in range(more):
+        pair.do("INSERT INTO account VALUES (?, ?, 'new')", (n + 100, f"new{n}"))
+    assert pair.pull() == ("mirror", "diverged" if more else "ahead")
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.same_at(*lost)
+    pair.do("INSERT INTO account VALUES (999, 'z', 'goes on')")
+    pair.same()
+
+
+def test_readers_see_each_new_state_when_they_never_close_their_connection(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')", keep_rows=50)
+    count: Callable[[apsw.Connection], int] = lambda db: db.execute("SELECT count(*) FROM account").fetchone()[0]  # noqa: E731
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as reader:
+        assert count(reader) == 1
+        pair.do("INSERT INTO account VALUES (2, 'b', 'y')")
+        pair.same()
+        assert count(reader) == 2
+        for n in range(300):
+            pair.do("INSERT INTO account VALUES (?, ?, 'many')", (n + 10, f"o{n}"))
+        reader.execute("BEGIN")
+        assert count(reader) == 2
+        assert pair.pull() == ("mirror", "pruned")
+        assert count(reader) == 2, "a reader inside a transaction keeps its state"
+        reader.execute("COMMIT")
+        assert count(reader) == 302
+        oracle.assert_same(pair.path, pair.store.mirror)
+
+
+def test_position_edges_are_told_apart_when_the_log_has_just_lost_the_row(pair: Pair) -> None:
+    pair.start(ACCOUNT, keep_rows=31)
+    pair.do("INSERT INTO account VALUES (1, 'a', 'x')")
+    pair.same()
+    position = pull_once(pair.store, pair.path).position
+    assert position is not None
+    n = 10
+    while pair.db.execute("SELECT min(id) FROM _rollrep_log").fetchone()[0] <= position.id:
+        pair.do("INSERT INTO account VALUES (?, ?, 'many')", (n, f"o{n}"))
+        n += 1
+    assert pair.pull() == ("mirror", "pruned")
+    oracle.assert_same(pair.path, pair.store.mirror)
+
+
+def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:
+    pair.start(ACCOUNT)
+    pair.do("PRAGMA user_version = 7")
+    pair.do("PRAGMA application_id = 99")
+    pair.same()
