@@ -42,11 +42,12 @@ check: $(STAMP)
 
 lint: $(STAMP)
 	@echo "ruff check"
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 
 format: $(STAMP)
 	@echo "ruff format --check"
-	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; mend it: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff format --check --quiet --output-format concise . || { \
+	  echo "not formatted; mend it: $(BIN)/ruff format ."; exit 1; }
 
 types: $(STAMP)
 	@echo "mypy (strict)"

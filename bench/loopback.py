@@ -65,6 +65,9 @@ class Loopback:
             except OSError:
                 return
             far = socket.create_connection(("127.0.0.1", self._target))
+            for end in (near, far):
+                # Without this, each small message of SFTP would wait for the acknowledgement of the one before.
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._relay, args=pair, daemon=True).start()
 

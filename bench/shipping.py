@@ -78,12 +78,11 @@ def _run(stage: Stage, way: str, count: int) -> tuple[float, float]:
 def _with_litestream(stage: Stage, count: int) -> tuple[float, float]:
     db = stage.copy(stage.plain())
     replica = stage.folder / "replica"
-    with litestream.replicating(db, litestream.on_file(replica), stage.folder) as pid:
+    with litestream.replicating(db, litestream.on_file(replica), replica) as pid:
         before = processes.cpu_s(pid)
         application = _application(db, count)
         time.sleep(2.0)  # its interval is a second: what is left is shipped now
         ships = processes.cpu_s(pid) - before
-    shutil.rmtree(replica)
     return application, ships
 
 

@@ -92,12 +92,11 @@ def _litestream(stage: Stage, line: Loopback, count: int) -> float:
     db = stage.copy(stage.plain())
     replica = stage.folder / "sftp-replica"
     place = litestream.over_sftp("127.0.0.1", line.port, line.user, line.key, replica)
-    with litestream.replicating(db, place, stage.folder):
+    with litestream.replicating(db, place, replica):
         before = line.bytes
         _write(db, count)
         time.sleep(2.0)  # its interval is a second: what is left is shipped now
         shipped = line.bytes - before
-    shutil.rmtree(replica)
     return shipped / count
 
 

@@ -137,35 +137,42 @@ def replay_net(db: apsw.Connection, shape: Shape, first: int, last: int) -> None
     fail, loudly, if a removal had been missed.
     """
     table = f"main.{sql.name(shape.table)}"
-    same_t = _same_key(shape, "t", "l")
-    db.execute(f"CREATE TEMP TABLE {NET.partition('.')[2]}(n INTEGER PRIMARY KEY, id, op, mask)")
+    width = range(shape.key_width)
+    keys = ", ".join(f"k{n}" for n in width)
+    _create_net(db, shape)
     try:
         db.execute(
-            f"INSERT INTO {NET}(id, op, mask) SELECT l.id, l.op, CASE WHEN l.op = {Op.DELETE:d} THEN 0"
-            f" WHEN {_exists(shape)} IS NULL THEN {NEW_ROW} ELSE {_mask(shape)} END"
+            f"INSERT INTO {NET}({keys}, id, op, mask)"
+            f" SELECT {', '.join(f'l.v{n}' for n in width)}, l.id, l.op, CASE WHEN l.op = {Op.DELETE:d} THEN 0"
+            f" WHEN t.{sql.name(shape.key[0])} IS NULL THEN {NEW_ROW} ELSE {_mask(shape)} END"
             f" FROM (SELECT max(id) AS id FROM batch.log WHERE shape = ? AND id BETWEEN ? AND ?"
             f" AND op < {Op.TOUCHED:d} GROUP BY {_key_values(shape)}) g CROSS JOIN batch.log l ON l.id = g.id"
-            f" LEFT JOIN {table} t ON {same_t}",
+            f" LEFT JOIN {table} t ON {_same_key(shape, 't', 'l.v')}",
             (shape.id, first, last),
         )
         moved = _moved_bits(shape)
-        key = sql.names(shape.key)
-        tuple_key = f"({key})" if shape.key_width > 1 else key
-        logged_key = ", ".join(f"l.v{n}" for n in range(shape.key_width))
-        out = f"n.op = {Op.DELETE:d} OR (n.mask > 0 AND n.mask & {moved})"
-        if find_row(db, f"SELECT 1 FROM {NET} n WHERE {out} LIMIT 1"):
-            db.execute(
-                f"DELETE FROM {table} WHERE {tuple_key} IN (SELECT {logged_key} FROM {NET} n"
-                f" CROSS JOIN batch.log l ON l.id = n.id WHERE {out})"
-            )
+        out = f"op = {Op.DELETE:d} OR (mask > 0 AND mask & {moved})"
+        if find_row(db, f"SELECT 1 FROM {NET} WHERE {out} LIMIT 1"):
+            db.execute(f"DELETE FROM {table} WHERE {_key_tuple(shape)} IN (SELECT {keys} FROM {NET} WHERE {out})")
         _update_changed(db, shape, moved)
         db.execute(
             f"INSERT INTO {table}({sql.names(shape.columns)}) SELECT {', '.join(f'l.v{n}' for n in range(shape.width))}"
             f" FROM {NET} n CROSS JOIN batch.log l ON l.id = n.id"
-            f" WHERE n.mask = {NEW_ROW} OR (n.mask > 0 AND n.mask & {moved}) ORDER BY n.n"
+            f" WHERE n.mask = {NEW_ROW} OR (n.mask > 0 AND n.mask & {moved}) ORDER BY {keys}"
         )
     finally:
         db.execute(f"DROP TABLE {NET}")
+
+
+def _create_net(db: apsw.Connection, shape: Shape) -> None:
+    """The table of net rows, by key: what is the last row of each in the log, and what it changes."""
+    if shape.without_rowid:
+        columns = [f"k{n} COLLATE {collation}" for n, collation in enumerate(shape.key_collations)]
+        keys = ", ".join(f"k{n}" for n in range(shape.key_width))
+        body, ending = f"{', '.join(columns)}, id, op, mask, PRIMARY KEY ({keys})", " WITHOUT ROWID"
+    else:
+        body, ending = "k0 INTEGER PRIMARY KEY, id, op, mask", ""
+    db.execute(f"CREATE TEMP TABLE {NET.partition('.')[2]}({body}){ending}")
 
 
 def apply_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> None:
@@ -215,12 +222,19 @@ def _update_changed(db: apsw.Connection, shape: Shape, moved: int) -> None:
         for mask in rest:
             union |= mask
         groups.append((union, f"n.mask IN ({', '.join(map(str, rest))})"))
+    # Keys first, then a look-up for each: as one join (UPDATE ... FROM) the planner may scan the whole table of
+    # the mirror, because it knows the size of neither side.  A unary plus leaves the key's affinity out of the
+    # comparison, so that the net table's own index serves it.
+    same = " AND ".join(f"n.k{n} = +t.{sql.name(column)}" for n, column in enumerate(shape.key))
     for mask, which in groups:
-        changed = [f"{sql.name(column)} = l.v{n}" for n, column in enumerate(shape.columns) if mask >> _bit(n) & 1]
+        changed = [n for n in range(shape.width) if mask >> _bit(n) & 1]
+        columns = sql.names(shape.columns[n] for n in changed)
+        values = ", ".join(f"l.v{n}" for n in changed)
         db.execute(
-            f"UPDATE main.{sql.name(shape.table)} AS t SET {', '.join(changed)} FROM {NET} n"
-            f" CROSS JOIN batch.log l ON l.id = n.id"
-            f" WHERE {which} AND n.op = {Op.PUT:d} AND {_same_key(shape, 't', 'l')}"
+            f"UPDATE main.{sql.name(shape.table)} AS t SET {f'({columns})' if len(changed) > 1 else columns}"
+            f" = (SELECT {values} FROM {NET} n CROSS JOIN batch.log l ON l.id = n.id WHERE {same})"
+            f" WHERE {_key_tuple(shape)} IN (SELECT {', '.join(f'k{n}' for n in range(shape.key_width))}"
+            f" FROM {NET} n WHERE {which} AND n.op = {Op.PUT:d})"
         )
 
 
@@ -279,12 +293,13 @@ def _moved_bits(shape: Shape) -> int:
     return bits
 
 
-def _exists(shape: Shape) -> str:
-    return f"t.{sql.name(shape.key[0])}"
+def _same_key(shape: Shape, row: str, value: str) -> str:
+    return " AND ".join(f"{row}.{sql.name(column)} = {value}{n}" for n, column in enumerate(shape.key))
 
 
-def _same_key(shape: Shape, row: str, logged: str) -> str:
-    return " AND ".join(f"{row}.{sql.name(column)} = {logged}.v{n}" for n, column in enumerate(shape.key))
+def _key_tuple(shape: Shape) -> str:
+    key = sql.names(shape.key)
+    return f"({key})" if shape.key_width > 1 else key
 
 
 def _key_values(shape: Shape) -> str:

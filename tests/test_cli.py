@@ -1,0 +1,645 @@
+"""The command as a person and a script meet it: exit code, one sentence, the next command, the JSON that is promised.
+
+Everything runs the installed `rollrep` in a process of its own.  A command that refuses leaves every file as it
+was; that is checked each time, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import make
+import oracle
+import pytest
+from sources import copy_source
+
+ROLLREP = Path(sys.executable).with_name("rollrep")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SOURCE_COMMANDS = ("install", "status", "point", "uninstall")
+Done = subprocess.CompletedProcess[str]
+
+
+class Place:
+    """A folder with a source, a configuration and a store, as one person would have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.db = make.build("rails", folder / "app.db", rows=120)
+        self.config = folder / "rollrep.toml"
+        self.store = folder / "data"
+        self.configure()
+
+    def configure(self, text: str = "") -> None:
+        job = f'[jobs.shop]\nsource = "local:{self.db}"\n'
+        self.config.write_text(f'store = "{self.store}"\n{text or job}')
+
+    def run(self, *arguments: object, under: tuple[str, ...] = (), **environment: str) -> Done:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLREP", "XDG", "SSH"))}
+        path = f"{ROLLREP.parent}:{kept['PATH']}"
+        done = subprocess.run(
+            [*under, str(ROLLREP), *map(str, arguments)],
+            capture_output=True, text=True, check=False, timeout=100, cwd=self.folder, stdin=subprocess.DEVNULL,
+            env={**kept, "PATH": path, "HOME": str(self.home), "TZ": "UTC", **environment},
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr
+        return done
+
+    def good(self, *arguments: object) -> Done:
+        done = self.run(*arguments)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done
+
+    def told(self, *arguments: object) -> dict[str, Any]:
+        return only_object(self.good(*arguments, "--json").stdout)
+
+    def installed(self) -> Place:
+        self.good("source", "install", self.db)
+        return self
+
+    def pulled(self) -> Place:
+        self.installed().good("pull")
+        return self
+
+    def write(self, *statements: str) -> None:
+        script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)\n"
+        script += "[c.execute(s) for s in sys.argv[2:]]\nc.close()"
+        subprocess.run([sys.executable, "-c", script, self.db, *statements], check=True)
+
+    def files(self) -> dict[str, bytes]:
+        """Every file and folder, with its bytes; locks and SQLite's shared memory hold nothing that lasts."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else b""
+            for path in sorted(self.folder.rglob("*"))
+            if not path.name.endswith(("-shm", "-wal"))
+        }
+
+    def names(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+
+    def mirror(self, job: str = "shop") -> Path:
+        return self.store / job / "mirror.db"
+
+    def assert_mirrored(self, job: str = "shop", db: Path | None = None) -> None:
+        copy = self.folder / "oracle.db"
+        copy.unlink(missing_ok=True)
+        copy_source(db or self.db, copy)
+        oracle.assert_same(copy, self.mirror(job))
+        copy.unlink()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def only_object(text: str) -> dict[str, Any]:
+    """The one JSON object that `text` is, on one line."""
+    assert text.endswith("\n") and text.count("\n") == 1, text
+    found = json.loads(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def sentence(done: Done, code: int, *holding: str) -> str:
+    """The remedy of a refusal: its exit code, nothing on stdout, one sentence and one next command on stderr."""
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert lines[0].startswith("rollrep: ") and len(lines[0]) > 20
+    assert lines[1].startswith("  next: ") and len(lines[1]) > 10
+    for part in holding:
+        assert part in done.stderr, done.stderr
+    assert " JOB" not in done.stderr.replace("rollrep init JOB SOURCE", ""), "the job has a name"
+    return lines[1].removeprefix("  next: ")
+
+
+def refusal(place: Place, code: int, arguments: tuple[object, ...], *holding: str) -> str:
+    """`sentence`, and no file was made, changed or removed; then the same with --json."""
+    before, names = place.files(), place.names()
+    remedy = sentence(place.run(*arguments), code, *holding)
+    assert place.names() == names
+    assert place.files() == before
+    done = place.run(*arguments, "--json")
+    assert done.returncode == code
+    told = only_object(done.stdout)
+    assert re.fullmatch(r"rollrep\.[a-z.]+/1", told["schema"])
+    error = told["error"] if "error" in told else next(job["error"] for job in told["jobs"] if job["error"])
+    assert set(error) == {"kind", "facts", "remedy", "exit_code"}
+    assert error["exit_code"] == code
+    assert error["facts"] and error["remedy"]
+    assert place.files() == before
+    return remedy
+
+
+# ---------------------------------------------------------------- beside the application
+
+
+@pytest.mark.parametrize("command", SOURCE_COMMANDS)
+def test_source_refuses_when_the_file_is_missing(place: Place, command: str) -> None:
+    refusal(place, 2, ("source", command, place.folder / "nope.db"), "nope.db")
+
+
+@pytest.mark.parametrize("command", SOURCE_COMMANDS)
+@pytest.mark.parametrize("content", [b"this is a text file, not a database\n" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_source_refuses_when_the_file_is_no_database(place: Place, command: str, content: bytes) -> None:
+    other = place.folder / "notes.txt"
+    other.write_bytes(content)
+    refusal(place, 2, ("source", command, other), "notes.txt")
+
+
+@pytest.mark.parametrize("command", SOURCE_COMMANDS)
+def test_source_refuses_when_it_is_given_a_folder(place: Place, command: str) -> None:
+    (place.folder / "folder").mkdir()
+    refusal(place, 2, ("source", command, place.folder / "folder"), "folder")
+
+
+@pytest.mark.parametrize("command", ["status", "point", "uninstall"])
+def test_source_says_what_to_install_when_there_is_no_log(place: Place, command: str) -> None:
+    remedy = refusal(place, 10, ("source", command, place.db), "app.db", "no rolling log")
+    if command != "uninstall":
+        assert remedy == f"install it: rollrep source install {place.db}"
+        assert place.run(*shlex.split(remedy.partition("rollrep ")[2])).returncode == 0
+        assert place.run("source", command, place.db).returncode == 0
+
+
+def test_source_refuses_when_the_database_can_not_be_written(place: Place) -> None:
+    place.db.chmod(0o444)
+    place.folder.chmod(0o755)
+    before = place.files()
+    sentence(place.run("source", "install", place.db, under=powerless()), 2, "app.db")
+    assert place.files() == before
+
+
+def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, place.db], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout and holder.stdout.readline()
+    try:
+        sentence(place.run("source", "install", place.db), 75, "app.db", "locked")
+    finally:
+        holder.communicate()
+
+
+# ---------------------------------------------------------------- the configuration
+
+
+@pytest.mark.parametrize("command", ["pull", "points", "mirror", "check", "restore"])
+def test_job_is_guessed_when_its_name_is_misspelled(place: Place, command: str) -> None:
+    more = ("-o", place.folder / "out.db") if command == "restore" else ()
+    refusal(place, 2, (command, "shpo", *more), '"shpo"', 'did you mean "shop"?', "rollrep.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "holding"),
+    [
+        ('[jobs.shop]\nsource = "local:/a.db"\n\nevry = "10s"\n', ("rollrep.toml:5:", '"evry"', 'did you mean "every"?')),
+        ('[jobs.shop]\nsource = "local:/a.db"\nkeep = { dayly = 3 }\n', ("rollrep.toml:4:", 'did you mean "daily"?')),
+        ('[jobs.shop]\nsource = local:/a.db\n', ("rollrep.toml:3:", "not TOML")),
+        ('[jobs.shop]\nsource = "local:/a.db"\nevery = "10"\n', ("rollrep.toml:4:", "10", "not a duration")),
+        ("[jobs.shop]\nevery = \"10s\"\n", ("rollrep.toml:2:", "no source")),
+        ('[job.shop]\nsource = "local:/a.db"\n', ("rollrep.toml:2:", 'did you mean "jobs"?')),
+    ],
+)  # fmt: skip
+def test_configuration_is_refused_with_its_line_when_it_is_wrong(
+    place: Place, text: str, holding: tuple[str, ...]
+) -> None:
+    place.configure(text)
+    for command in ("pull", "check"):
+        refusal(place, 2, (command,), *holding)
+
+
+@pytest.mark.parametrize("source", ["app.db", "/srv/app.db", "ssh://host", "ssh://host/srv/app.db", "shop-prod:/srv/app.db"])
+def test_address_is_refused_with_a_better_one_when_it_is_none(place: Place, source: str) -> None:
+    place.configure(f'[jobs.shop]\nsource = "{source}"\n')
+    before = place.files()
+    sentence(place.run("pull"), 2, source.rpartition("/")[2])
+    assert place.files() == before
+
+
+def test_init_is_named_when_there_is_no_configuration(place: Place) -> None:
+    place.config.unlink()
+    refusal(place, 10, ("pull",), "rollrep.toml", "rollrep init")
+    refusal(place, 2, ("-c", place.folder / "other.toml", "pull"), "other.toml")
+
+
+# ---------------------------------------------------------------- pulling
+
+
+def test_pull_refuses_when_the_source_file_is_missing_or_no_database(place: Place) -> None:
+    place.db.unlink()
+    sentence(place.run("pull"), 2, str(place.db))
+    place.db.write_bytes(b"text " * 1000)
+    sentence(place.run("pull"), 2, str(place.db))
+    assert not place.mirror().exists()
+
+
+def test_pull_says_what_to_install_when_the_source_has_no_log(place: Place) -> None:
+    sentence(place.run("pull"), 10, str(place.db), "rollrep source install")
+    assert not place.mirror().exists()
+
+
+def test_pull_leaves_the_mirror_when_it_is_of_another_source_and_the_next_command_works(place: Place) -> None:
+    place.pulled()
+    before = oracle.dbhash(place.mirror())
+    other = make.build("notes", place.folder / "other.db", rows=100)
+    place.good("source", "install", other)
+    place.configure(f'[jobs.shop]\nsource = "local:{other}"\n')
+    kept = place.mirror().read_bytes()
+    names = place.names()
+    remedy = sentence(place.run("pull"), 2, "shop", "untouched")
+    assert place.names() == names
+    assert place.mirror().read_bytes() == kept
+    assert oracle.dbhash(place.mirror()) == before
+    [command] = re.findall(r"rollrep (mirror shop --accept-source)", remedy)
+    place.good(*command.split())
+    place.assert_mirrored(db=other)
+    # What the old source was stays restorable: it may be the only copy.
+    points = place.told("points", "shop")["points"]
+    assert {point["epoch"] for point in points} >= {points[0]["epoch"], points[-1]["epoch"]}
+    place.run("restore", "shop", "--at", f"point:{points[0]['point']}", "-o", place.folder / "old.db")
+    assert (place.folder / "old.db").is_file()
+
+
+def test_pull_leaves_the_mirror_when_the_log_was_taken_out_and_put_in_again(place: Place) -> None:
+    place.pulled()
+    place.good("source", "uninstall", place.db)
+    place.good("source", "install", place.db)
+    kept = place.mirror().read_bytes()
+    remedy = sentence(place.run("pull"), 2, "shop", "untouched")
+    assert place.mirror().read_bytes() == kept
+    [command] = re.findall(r"rollrep (mirror shop --accept-source)", remedy)
+    place.good(*command.split())
+    place.assert_mirrored()
+
+
+def powerless() -> tuple[str, ...]:
+    """What takes root's power to write everywhere from a command; nothing where we are not root."""
+    return ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+
+
+@pytest.mark.parametrize("exists", ["the root", "the job", "all"])
+def test_pull_refuses_when_the_store_can_not_be_written(place: Place, exists: str) -> None:
+    place.installed()
+    if exists == "all":
+        place.pulled()
+    locked = place.store / "shop" if exists != "the root" else place.store
+    locked.mkdir(parents=True, exist_ok=True)
+    locked.chmod(0o555)
+    before, names = place.files(), place.names()
+    try:
+        sentence(place.run("pull", under=powerless()), 2, str(place.store))
+        assert (place.files(), place.names()) == (before, names)
+    finally:
+        locked.chmod(0o755)
+
+
+@contextlib.contextmanager
+def another_puller(place: Place) -> Iterator[subprocess.Popen[str]]:
+    script = """
+        import sys
+        from pathlib import Path
+        from rollrep.destination.store import Store
+        store = Store(Path(sys.argv[1]), "shop")
+        store.create()
+        with store.locked():
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), place.store],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    try:
+        yield holder
+    finally:
+        holder.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("command", ["pull", "mirror"])
+def test_second_puller_names_the_first_when_both_work_on_one_job(place: Place, command: str) -> None:
+    place.pulled()
+    with another_puller(place) as holder:
+        before = place.files()
+        sentence(place.run(command, "shop"), 11, "shop", str(holder.pid))
+        sentence(place.run(command, "shop"), 11, "shop", str(holder.pid))
+        assert place.files() == before
+        # Reading needs no lock.
+        assert place.told("points", "shop")["points"]
+        assert place.run("restore", "shop", "-o", place.folder / "out.db").returncode == 0
+    place.good("pull")
+
+
+def test_lock_is_free_when_its_holder_was_killed(place: Place) -> None:
+    place.pulled()
+    with another_puller(place) as holder:
+        holder.kill()
+        holder.wait()
+        place.good("pull")
+
+
+def test_other_jobs_are_pulled_when_one_is_bad(place: Place) -> None:
+    place.installed()
+    bad = f'[jobs.bad]\nsource = "local:{place.folder}/none.db"\n'
+    good = f'[jobs.shop]\nsource = "local:{place.db}"\n'
+    for text in (bad + good, good + bad):
+        place.configure(text)
+        sentence(place.run("pull"), 3, "bad", "none.db")
+        place.assert_mirrored()
+    done = place.run("pull", "--json")
+    assert done.returncode == 3
+    jobs = {job["job"]: job for job in only_object(done.stdout)["jobs"]}
+    assert jobs["shop"]["error"] is None
+    assert jobs["shop"]["answer"] == "up_to_date"
+    assert jobs["bad"]["error"]["exit_code"] == 2
+    assert jobs["bad"]["answer"] is None
+    place.configure(bad + bad.replace("bad", "worse"))
+    done = place.run("pull")
+    assert done.returncode == 2
+    assert done.stderr.count("  next: ") == 2
+
+
+def test_pull_says_nothing_when_all_is_well_and_nobody_watches(place: Place) -> None:
+    place.installed()
+    for _ in range(2):
+        done = place.good("pull")
+        assert done.stdout == ""
+        place.write("UPDATE users SET admin = 1 - admin")
+
+
+def test_pull_ends_with_75_when_the_source_stays_locked(place: Place) -> None:
+    place.installed()
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, place.db], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout and holder.stdout.readline()
+    try:
+        done = place.run("pull")
+    finally:
+        holder.communicate()
+    sentence(done, 75, "locked")
+    place.good("pull")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_pull_ends_with_the_signals_code_when_it_is_stopped(place: Place, number: int, code: int) -> None:
+    place.installed()
+    place.configure(f'[jobs.shop]\nsource = "local:{place.db}"\nremote_command = "sleep 20"\n')
+    child = subprocess.Popen(
+        [ROLLREP, "-c", place.config, "pull"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lock = place.store / "shop" / "lock.holder"
+    while not lock.exists():
+        assert child.poll() is None
+    child.send_signal(number)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == code
+    assert "Traceback" not in err
+    assert out == ""
+
+
+# ---------------------------------------------------------------- restoring
+
+
+def test_restore_refuses_when_nothing_was_pulled(place: Place) -> None:
+    place.installed()
+    out = place.folder / "out.db"
+    refusal(place, 10, ("restore", "shop", "-o", out), "rollrep pull shop")
+    refusal(place, 10, ("points", "shop"), "rollrep pull shop")
+
+
+def test_restore_leaves_the_file_when_it_exists(place: Place) -> None:
+    place.pulled()
+    out = place.folder / "out.db"
+    out.write_bytes(b"precious")
+    refusal(place, 2, ("restore", "shop", "-o", out), "out.db", "--force")
+    assert out.read_bytes() == b"precious"
+    assert place.run("restore", "shop", "-o", out, "--force").returncode == 0
+    copy_source(place.db, place.folder / "oracle.db")
+    oracle.assert_same(place.folder / "oracle.db", out)
+
+
+@pytest.mark.parametrize("output", ["none/out.db", "home"])
+def test_restore_refuses_when_the_output_can_not_be_written(place: Place, output: str) -> None:
+    place.pulled()
+    refusal(place, 2, ("restore", "shop", "-o", place.folder / output))
+
+
+def test_restore_leaves_a_folder_when_it_is_forced_upon_one(place: Place) -> None:
+    place.pulled()
+    (place.home / "precious").write_text("kept")
+    before = place.files()
+    done = place.run("restore", "shop", "-o", place.home, "--force")
+    assert done.returncode == 2
+    assert done.stderr.count("  next: ") == 1
+    assert place.files() == before
+
+
+@pytest.mark.parametrize(
+    ("at", "holding"),
+    [("point:999", "point 999"), ("label:never", "never"), ("id:99999999", "99999999"), ("id:0", "id 0"),
+     ("2099-01-01", "after the newest"), ("@99999999999", "after the newest"),
+     ("2001-01-01T00:00:00Z", "before the first"), ("20y ago", "before the first")],
+)  # fmt: skip
+def test_restore_says_what_exists_when_the_moment_does_not(place: Place, at: str, holding: str) -> None:
+    place.pulled()
+    refusal(place, 17, ("restore", "shop", "--at", at, "-o", place.folder / "out.db"), holding)
+
+
+def test_restore_names_a_command_that_works_when_the_moment_is_before_the_first(place: Place) -> None:
+    place.pulled()
+    out = place.folder / "out.db"
+    remedy = refusal(place, 17, ("restore", "shop", "--at", "2001-01-01", "-o", out))
+    [option] = re.findall(r"--at (\S+)", remedy)
+    assert place.run("restore", "shop", "--at", option, "-o", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "at", ["17", "01/02", "10", "14:30", "", " ", "point:", "point:x", "label:", "pont:3", "2026-13-01", "2026-02-30",
+           "yesterday at 25:00", "2h", "soon", "@", "@x", "id:-1", "12h30 agoo", "2026-11-22 25:00", "\u0661\u0662", "point:1;drop"]
+)  # fmt: skip
+def test_restore_refuses_a_moment_when_it_is_none(place: Place, at: str) -> None:
+    place.pulled()
+    refusal(place, 2, ("restore", "shop", "--at", at, "-o", place.folder / "out.db"))
+
+
+def test_restore_says_which_moment_it_took_when_asked_for_a_time(place: Place) -> None:
+    place.pulled()
+    point = place.told("points", "shop")["points"][-1]
+    done = place.run("restore", "shop", "--at", "now", "-o", place.folder / "out.db", TZ="Europe/Berlin")
+    assert done.returncode in (0, 17)
+    place.good("pull")
+    done = place.run("restore", "shop", "--at", point["time"], "-o", place.folder / "out2.db", TZ="Europe/Berlin")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert f"point {point['point']}" in line
+    assert point["time"] in line
+    assert "CET" in line or "CEST" in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("pull", "--nope"), ("restore", "shop"), ("source",), ("source", "nope"), ("restore",)]
+)
+def test_usage_is_said_when_the_command_is_no_command(place: Place, arguments: tuple[str, ...]) -> None:
+    before = place.files()
+    done = place.run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr
+    assert place.files() == before
+
+
+# ---------------------------------------------------------------- the promised JSON
+
+PULL_KEYS = {"job", "answer", "reason", "operations", "bytes_received", "position", "time", "seconds", "tables_mirrored",
+             "rows_mirrored", "error"}  # fmt: skip
+
+
+def pull_job(place: Place, command: str = "pull") -> dict[str, Any]:
+    told = place.told(command, *(["shop"] if command == "mirror" else []))
+    assert told["schema"] == f"rollrep.{command}/1"
+    assert told.keys() >= {"schema", "jobs"}
+    [job] = told["jobs"]
+    assert job.keys() >= PULL_KEYS
+    assert job["job"] == "shop"
+    assert job["error"] is None
+    assert set(job["position"]) == {"epoch", "id"}
+    assert TIME.fullmatch(job["time"])
+    assert isinstance(job["seconds"], float) and 0 < job["seconds"] < 60
+    assert job["bytes_received"] > 100
+    return job
+
+
+def test_json_of_pull_tells_its_answer_when_it_resumes_mirrors_or_has_nothing_to_do(place: Place) -> None:
+    place.installed()
+    first = pull_job(place)
+    assert (first["answer"], first["reason"]) == ("mirror", "first")
+    assert "users" in first["tables_mirrored"]
+    with contextlib.closing(apsw.Connection(str(place.db))) as db:
+        tables = [name for (name,) in db.execute("SELECT tbl FROM _rollrep_shape WHERE is_current")]
+        rows = sum(db.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0] for name in tables)
+        [(users,)] = db.execute("SELECT count(*) FROM users").fetchall()
+    assert first["rows_mirrored"] == rows
+    second = pull_job(place)
+    assert (second["answer"], second["reason"], second["operations"]) == ("up_to_date", None, 0)
+    assert second["position"] == first["position"]
+    place.write("UPDATE users SET admin = 1 - admin", "INSERT INTO _rollrep_point(label) VALUES ('p')")
+    third = pull_job(place)
+    assert (third["answer"], third["reason"], third["operations"]) == ("resume", None, users)
+    assert third["position"] == {"epoch": first["position"]["epoch"], "id": first["position"]["id"] + users + 1}
+    assert (third["tables_mirrored"], third["rows_mirrored"]) == ([], 0)
+    fourth = pull_job(place, "mirror")
+    assert (fourth["answer"], fourth["reason"]) == ("mirror", "requested")
+    place.assert_mirrored()
+
+
+def test_json_of_points_lists_them_when_there_are_some(place: Place) -> None:
+    place.pulled()
+    made = place.told("source", "point", place.db, "--label", "it's 日本")
+    assert made["schema"] == "rollrep.source.point/1"
+    assert made.keys() >= {"id", "time", "label"}
+    assert TIME.fullmatch(made["time"])
+    place.good("pull")
+    told = place.told("points", "shop")
+    assert told["schema"] == "rollrep.points/1"
+    assert [set(point) for point in told["points"]] == [{"point", "id", "epoch", "kind", "label", "time"}] * len(told["points"])
+    assert all(TIME.fullmatch(point["time"]) for point in told["points"])
+    assert [point["id"] for point in told["points"]] == sorted(point["id"] for point in told["points"])
+    [found] = [point for point in told["points"] if point["label"]]
+    assert (found["id"], found["time"], found["label"]) == (made["id"], made["time"], "it's 日本")
+    assert found["kind"] in ("operator", "plugin")
+
+
+def test_json_of_restore_says_what_was_restored_when_done(place: Place) -> None:
+    place.pulled()
+    place.told("source", "point", place.db, "--label", "x")
+    place.good("pull")
+    out = place.folder / "out.db"
+    dry = only_object(place.run("restore", "shop", "--at", "label:x", "-o", out, "-n", "--json").stdout)
+    assert dry["schema"] == "rollrep.restore/1"
+    assert not out.exists()
+    told = only_object(place.run("restore", "shop", "--at", "label:x", "-o", out, "--json").stdout)
+    assert told.keys() >= {"schema", "point", "id", "time", "output", "rows", "seconds"}
+    assert told["schema"] == "rollrep.restore/1"
+    assert (dry["point"], dry["id"], dry["time"]) == (told["point"], told["id"], told["time"])
+    assert TIME.fullmatch(told["time"])
+    assert told["output"] == str(out)
+    with contextlib.closing(apsw.Connection(str(out))) as db:
+        names = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+        assert told["rows"] == sum(db.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0] for (name,) in names)
+
+
+def test_json_names_its_schema_when_the_command_is_of_the_source(place: Place) -> None:
+    installed = place.told("source", "install", place.db)
+    assert installed["schema"] == "rollrep.source.install/1"
+    assert installed.keys() >= {"epoch", "limits", "captured", "refused", "created", "dry_run", "statements"}
+    status = place.told("source", "status", place.db)
+    assert status["schema"] == "rollrep.source.status/1"
+    assert status.keys() >= {"epoch", "oldest_id", "newest_id", "pruned_through", "rows", "bytes", "limits"}
+    assert status["epoch"] == installed["epoch"]
+    assert status["limits"] == installed["limits"]
+    assert TIME.fullmatch(status["now"])
+    key = place.folder / "id.pub"
+    key.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@here\n")
+    line = place.told("source", "authorize", "--db", f"shop={place.db}", key)
+    assert line["schema"] == "rollrep.source.authorize/1"
+    assert line["line"].startswith('restrict,command="') and line["line"].endswith("me@here")
+    gone = place.told("source", "uninstall", place.db)
+    assert gone["schema"] == "rollrep.source.uninstall/1"
+    assert sorted(gone["released"]) == sorted(installed["captured"])
+
+
+def test_json_names_its_schema_when_the_command_is_check_or_init(place: Place) -> None:
+    place.installed()
+    made = place.told("init", "other", f"local:{place.db}")
+    assert made["schema"] == "rollrep.init/1"
+    told = place.told("check", "shop")
+    assert told["schema"] == "rollrep.check/1"
+    [job] = told["jobs"]
+    assert job["job"] == "shop"
+    assert {item["item"]: item["state"] for item in job["items"]}["pull"] == "PENDING"
+    place.good("pull", "shop")
+    [job] = place.told("check", "shop")["jobs"]
+    assert {item["item"]: item["state"] for item in job["items"]}["fresh"] == "OK"
+
+
+def test_check_ends_with_the_items_code_when_one_fails(place: Place) -> None:
+    done = place.run("check", "shop")
+    assert done.returncode == 10
+    assert any(line.startswith("FAIL") and "no rolling log" in line for line in done.stdout.splitlines())
+    assert f"next: install it: rollrep source install {place.db}" in done.stdout
+    place.db.unlink()
+    assert place.run("check", "shop").returncode == 2
+
+
+# ---------------------------------------------------------------- in one go
+
+
+def test_printed_commands_work_when_they_are_typed_as_printed(place: Place) -> None:
+    """What `install` and `init` print as next is what a newcomer types."""
+    place.config.unlink()
+    place.installed()
+    told = place.good("init", "shop", f"local:{place.db}").stdout
+    for command in re.findall(r"rollrep (check shop|pull shop)", told):
+        assert place.run(*command.split()).returncode == 0
+    done = place.run("restore", "shop", "--at", "latest", "-o", "restored.db")
+    assert done.returncode == 0
+    copy_source(place.db, place.folder / "oracle.db")
+    oracle.assert_same(place.folder / "oracle.db", place.folder / "restored.db")
