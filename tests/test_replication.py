@@ -23,9 +23,11 @@ import pytest
 from sources import Application, copy_source, pull_once, recompute
 
 from rollrep.core.errors import Temporary
+from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.restore import plan, restorable, restore
 from rollrep.destination.store import Store
+from rollrep.source import reader
 from rollrep.source.database import open_source
 from rollrep.source.install import install
 from rollrep.source.log import write_point
@@ -39,8 +41,12 @@ SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "24")
 class Life:
     """One seed."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rng = random.Random(seed)
+        # Small images and windows: so that transactions, and single statements, are cut at every place.
+        image_rows = self.rng.choice([1, 7, 60, 65_536])
+        monkeypatch.setattr(reader, "IMAGE_ROWS", image_rows)
+        monkeypatch.setattr(puller, "WINDOW_ROWS", self.rng.choice([1, 13, 100, 65_536]))
         self.folder = folder
         self.keep = folder / "keep"
         self.keep.mkdir()
@@ -52,7 +58,7 @@ class Life:
                 db.execute("PRAGMA journal_mode = WAL").fetchall()
             keep_rows = self.rng.choice([60, 300, 2_000, 100_000])
             install(db, Limits(keep_rows=keep_rows))
-        self.said: list[str] = [f"seed {seed}, {self.schema}, keep_rows {keep_rows}"]
+        self.said: list[str] = [f"seed {seed}, {self.schema}, keep_rows {keep_rows}, image_rows {image_rows}"]
         self.applications = [
             Application(self.db, self.schema, seed * 2 + n, self.keep) for n in range(self.rng.choice([1, 1, 2]))
         ]
@@ -106,9 +112,7 @@ class Life:
                 if not kept.exists():
                     continue
                 output = self.folder / "restored.db"
-                restore(
-                    self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None
-                )
+                restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
                 recompute(kept)
                 oracle.assert_same(kept, output)
                 with contextlib.closing(apsw.Connection(str(output))) as db:
@@ -120,8 +124,10 @@ class Life:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_mirror_and_restores_equal_source_when_applications_are_random(seed: int, tmp_path: Path) -> None:
-    life = Life(seed, tmp_path)
+def test_mirror_and_restores_equal_source_when_applications_are_random(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(seed, tmp_path, monkeypatch)
     try:
         moves = [life.write, life.write, life.pull_while_writing, life.compare, life.point, life.pull]
         for _ in range(life.rng.randrange(5, 12)):

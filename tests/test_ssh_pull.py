@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.timeout(300)]
 
 ROLLREP = Path(sys.executable).with_name("rollrep")
 SERVE = f"{ROLLREP} source serve"
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 Done = subprocess.CompletedProcess[str]
 
 
@@ -213,10 +215,12 @@ def test_restricted_key_runs_nothing_else_when_asked_to(place: Place) -> None:
 
 
 def test_restricted_key_gets_no_files_when_it_tries_sftp(place: Place) -> None:
-    free = place.ssh(place.login, program="sftp", input="pwd\n", stdin=None)
-    assert free.returncode == 0, free.stderr
+    # The fixture's sshd has no subsystem, so the server is named; a forced command takes the place of either.
+    server = next(path for path in SFTP_SERVERS if Path(path).exists())
+    free = place.ssh("-s", server, place.login, program="sftp", input=f"cd {place.folder}\nls\n", stdin=None)
+    assert "app.db" in free.stdout, free.stderr
     place.installed().authorized()
-    done = place.ssh(place.login, program="sftp", input="pwd\nls\n", stdin=None)
+    done = place.ssh("-s", server, place.login, program="sftp", input=f"cd {place.folder}\nls\n", stdin=None)
     assert done.returncode != 0
     assert "app.db" not in done.stdout
 
@@ -388,7 +392,7 @@ def test_mirror_is_the_source_when_the_line_was_cut_at_any_place(place: Place, k
         whole = pull_through(place, begin("whole"), proxy)
         length = proxy.passed
     assert whole.answer == kind
-    assert length > 10 * BLOB
+    assert length > 8 * BLOB
     cut_short = 0
     rng = random.Random(f"{kind} 25")
     for turn in range(CUTS):
@@ -518,8 +522,6 @@ def test_pull_goes_on_when_the_line_stalls_and_comes_back(place: Place) -> None:
         stream = open_stream(address, options(place, proxy))
         with contextlib.closing(stream), store.locked():
             proxy.stall()
-            import threading
-
             threading.Timer(0.5, proxy.resume).start()
             outcome = pull(store, Session(stream, "the source"), Wishes(str(place.db)), lambda _table, _rows: None)
     assert outcome.operations == 1

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +40,8 @@ def _jobs(config: Config, names: Sequence[str]) -> list[Job]:
 @click.argument("job")
 @click.argument("source")
 @click.option("--identity", type=click.Path(path_type=Path), help="The private key to log in with.")
+@click.option("--known-hosts", type=click.Path(path_type=Path), help="The known_hosts file to verify the host by.")
+@click.option("--ssh-config", type=click.Path(path_type=Path), help="The ssh_config to resolve the host by.")
 @click.option("--remote-command", help="How rollrep is started on the source.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be added.")
 @config_option
@@ -50,6 +53,8 @@ def init_command(
     job: str,
     source: str,
     identity: Path | None,
+    known_hosts: Path | None,
+    ssh_config: Path | None,
     remote_command: str | None,
     dry_run: bool,
     config: Path | None,
@@ -65,11 +70,17 @@ def init_command(
 
     parse_address(source)
     path = config or ctx.obj or Path(os.environ.get("ROLLREP_CONFIG", FILE_NAME))
+    how: dict[str, Any] = {
+        "identity": identity,
+        "known_hosts": known_hosts,
+        "ssh_config": ssh_config,
+        "remote_command": remote_command,
+    }
     if dry_run:
-        text = job_section(job, source, identity=identity, remote_command=remote_command)
+        text = job_section(job, source, **how)
         emit(as_json, "init", {"config": str(path), "job": job, "dry_run": True, "text": text}, text)
         return
-    made = add_job(path, job, source, identity=identity, remote_command=remote_command)
+    made = add_job(path, job, source, **how)
     emit(
         as_json,
         "init",

@@ -31,6 +31,8 @@ from rollrep.wire.messages import Batch, Chunk, Image
 IMAGE_ROWS = 65_536
 IMAGE_BYTES = 8 << 20
 """what one image holds at most, unpacked, unless a single row is larger"""
+FIRST_CHUNK_ROWS = 1_000
+"""rows of a table's first chunk; after it, their size is known"""
 IMAGE_PAGE_SIZE = 16_384
 COMPRESSION_LEVEL = 3
 
@@ -125,7 +127,7 @@ class Reader:
 
     def _copy_rows(self, shape: Shape, after_key: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None, bool]:
         """Copies rows into the rows' image in key order; (how many, the last one's key, whether that was all)."""
-        limit = self._chunk_rows.get(shape.id, 1000)
+        limit = self._chunk_rows.get(shape.id, min(FIRST_CHUNK_ROWS, IMAGE_ROWS))
         key = [sql.name(column) for column in shape.key]
         where, bound = "", []
         if after_key is not None:
