@@ -62,7 +62,9 @@ def _workload(stage: Stage, sources: dict[str, Path], kind: str, size: int, temp
         for name in order:
             driver = name if name in ("apsw", "session") else "sqlite3"
             db = stage.copy(sources[name])
-            runs[-1][name] = application(db, kind, count, size, *more, "--driver", driver, "--seed", str(repetition + 7))
+            runs[-1][name] = application(
+                db, kind, count, size, *more, "--driver", driver, "--seed", str(repetition + 7)
+            )
     told = f"{kind}, {size} per transaction" + (f", temp_store={temp}" if temp else "")
     figures = []
     for name, label in NAMES.items():

@@ -29,7 +29,9 @@ def program() -> str | None:
 def version() -> str:
     """Empty where it is not installed."""
     found = program()
-    return subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout.strip() if found else ""
+    return (
+        subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout.strip() if found else ""
+    )
 
 
 @contextlib.contextmanager

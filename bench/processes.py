@@ -29,7 +29,9 @@ class Usage:
     """bytes of resident memory at the highest, of the process and of each child, largest first"""
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, peaks: bool = False) -> Usage:
+def run(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, peaks: bool = False
+) -> Usage:
     """Raises RuntimeError with the process's last words where it fails."""
     began = time.perf_counter()
     with subprocess.Popen(

@@ -129,9 +129,7 @@ def _sequence(con: apsw.Connection, skip_prefix: str) -> dict[str, list[Value]]:
     """What AUTOINCREMENT remembers; a list, since nothing keeps the table from holding a name twice."""
     found: dict[str, list[Value]] = {}
     if con.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchall():
-        for name, kind, seq in con.execute(
-            "SELECT name, typeof(seq), seq FROM sqlite_sequence ORDER BY 1, 3"
-        ):
+        for name, kind, seq in con.execute("SELECT name, typeof(seq), seq FROM sqlite_sequence ORDER BY 1, 3"):
             if not name.startswith(skip_prefix):
                 found.setdefault(name, []).append(_value(kind, seq))
     return found
@@ -157,9 +155,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     ]
     for only, side in ((a, b), (b, a)):
         where = "first" if only is a else "second"
-        found += [
-            f"schema, only in the {where}: {row}" for row in only["schema"] if row not in side["schema"]
-        ]
+        found += [f"schema, only in the {where}: {row}" for row in only["schema"] if row not in side["schema"]]
     for name in sorted(a["tables"].keys() & b["tables"].keys()):
         found += _rows_apart(name, a["tables"][name], b["tables"][name])
     return found

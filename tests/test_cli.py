@@ -155,7 +155,9 @@ def test_source_refuses_when_the_file_is_missing(place: Place, command: str) -> 
 
 
 @pytest.mark.parametrize("command", SOURCE_COMMANDS)
-@pytest.mark.parametrize("content", [b"this is a text file, not a database\n" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"this is a text file, not a database\n" * 100, b"SQLite format 3\0" + b"\xff" * 5000]
+)
 def test_source_refuses_when_the_file_is_no_database(place: Place, command: str, content: bytes) -> None:
     other = place.folder / "notes.txt"
     other.write_bytes(content)
@@ -186,7 +188,9 @@ def test_source_refuses_when_the_database_can_not_be_written(place: Place) -> No
 
 
 def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
-    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", script, place.db], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -225,7 +229,9 @@ def test_configuration_is_refused_with_its_line_when_it_is_wrong(
         refusal(place, 2, (command,), *holding)
 
 
-@pytest.mark.parametrize("source", ["app.db", "/srv/app.db", "ssh://host", "ssh://host/srv/app.db", "shop-prod:/srv/app.db"])
+@pytest.mark.parametrize(
+    "source", ["app.db", "/srv/app.db", "ssh://host", "ssh://host/srv/app.db", "shop-prod:/srv/app.db"]
+)
 def test_address_is_refused_with_a_better_one_when_it_is_none(place: Place, source: str) -> None:
     place.configure(f'[jobs.shop]\nsource = "{source}"\n')
     before = place.files()
@@ -386,7 +392,9 @@ def test_pull_says_nothing_when_all_is_well_and_nobody_watches(place: Place) -> 
 
 def test_pull_ends_with_75_when_the_source_stays_locked(place: Place) -> None:
     place.installed()
-    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", script, place.db], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -559,7 +567,9 @@ def test_json_of_points_lists_them_when_there_are_some(place: Place) -> None:
     place.good("pull")
     told = place.told("points", "shop")
     assert told["schema"] == "rollrep.points/1"
-    assert [set(point) for point in told["points"]] == [{"point", "id", "epoch", "kind", "label", "time"}] * len(told["points"])
+    assert [set(point) for point in told["points"]] == [{"point", "id", "epoch", "kind", "label", "time"}] * len(
+        told["points"]
+    )
     assert all(TIME.fullmatch(point["time"]) for point in told["points"])
     assert [point["id"] for point in told["points"]] == sorted(point["id"] for point in told["points"])
     [found] = [point for point in told["points"] if point["label"]]
@@ -582,7 +592,9 @@ def test_json_of_restore_says_what_was_restored_when_done(place: Place) -> None:
     assert TIME.fullmatch(told["time"])
     assert told["output"] == str(out)
     with contextlib.closing(apsw.Connection(str(out))) as db:
-        names = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+        names = db.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
         assert told["rows"] == sum(db.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0] for (name,) in names)
 
 

@@ -53,9 +53,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_config_has_all_it_says_when_every_key_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_has_all_it_says_when_every_key_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     config = load_config(written(tmp_path, FULL))
     assert config.store == tmp_path / "rollrep-data"
@@ -172,9 +170,7 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         (job('every = "10s'), None),
     ],
 )
-def test_config_is_refused_with_its_line_when_something_in_it_is_wrong(
-    text: str, message: str | None
-) -> None:
+def test_config_is_refused_with_its_line_when_something_in_it_is_wrong(text: str, message: str | None) -> None:
     with pytest.raises(UsageError) as caught:
         parse_config(text.encode(), Path("rollrep.toml"))
     if message is None:  # the words are tomllib's, and change with Python
@@ -200,9 +196,7 @@ gaps = st.sampled_from(["", "\n", "# a comment\n", "# k0 = 3\n\n"])
 
 
 @given(st.lists(st.tuples(gaps, values), min_size=1, max_size=12), st.booleans())
-def test_line_is_where_the_key_stands_when_values_span_lines(
-    statements: list[tuple[str, str]], crlf: bool
-) -> None:
+def test_line_is_where_the_key_stands_when_values_span_lines(statements: list[tuple[str, str]], crlf: bool) -> None:
     text = "".join(f"{gap}k{index} = {value}\n" for index, (gap, value) in enumerate(statements))
     text = text.replace("\n", "\r\n") if crlf else text
     for index in range(len(statements)):
@@ -210,9 +204,7 @@ def test_line_is_where_the_key_stands_when_values_span_lines(
         assert line_of(text, (f"k{index}",)) == expected
 
 
-def test_config_is_the_named_one_when_others_exist_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_is_the_named_one_when_others_exist_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {name: tmp_path / name for name in ("explicit", "environ", "home", "system")}
     for folder in (*places.values(), places["home"] / "rollrep"):
         folder.mkdir(exist_ok=True)
@@ -268,9 +260,7 @@ def test_new_file_is_a_commented_config_when_the_first_job_is_added(tmp_path: Pa
     assert config.store == path.parent / "rollrep-data"
     assert (added.keep, added.every_s, added.snapshot_s) == (DEFAULT_KEEP, 10.0, 3600.0)
     assert path.read_text().startswith("# rollrep:")
-    assert path.read_text().endswith(
-        "\n\n" + job_section("shop", added.source, identity=Path("~/.ssh/rollrep"))
-    )
+    assert path.read_text().endswith("\n\n" + job_section("shop", added.source, identity=Path("~/.ssh/rollrep")))
     assert names_in(path.parent) == ["rollrep.toml"]
 
 

@@ -213,9 +213,9 @@ def test_file_is_a_sqlite_database_when_unpacked_without_rollrep(
     with path.open("rb") as file, plain.open("wb") as out:
         zstandard.ZstdDecompressor().copy_stream(file, out)
     assert plain.read_bytes() == container.read_raw(path, kind)
-    assert zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True).read(-1) == (
-        plain.read_bytes()
-    )
+    assert zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True).read(
+        -1
+    ) == (plain.read_bytes())
     with contextlib.closing(sqlite3.connect(plain)) as con:
         assert con.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         count = "SELECT count(*) FROM log" if kind == SEGMENT else "SELECT count(*) FROM t"

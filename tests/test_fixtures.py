@@ -128,9 +128,7 @@ def test_workload_has_statements_refused_and_transactions_rolled_back(worked: di
         assert refused.ok < refused.failed / 5
         assert work.outcomes["rollback"] > 10
     # OR FAIL leaves behind what it did before it failed: the hardest of them to follow.
-    left = sum(
-        work.counts[kind].rows for _, work in worked.values() for kind in ("update_or_fail", "refused_unique")
-    )
+    left = sum(work.counts[kind].rows for _, work in worked.values() for kind in ("update_or_fail", "refused_unique"))
     assert left > 20
 
 
@@ -167,12 +165,7 @@ def test_workload_ends_in_the_same_content_when_seed_is_the_same(name: str, tmp_
 def test_workload_writes_values_of_every_storage_class_and_edge(tmp_path: Path) -> None:
     path = make.build("notes", tmp_path / "a.db")
     run(path, 2, 600)
-    seen = {
-        value
-        for table in oracle.dump(path)["tables"].values()
-        for row in table.rows.values()
-        for value in row
-    }
+    seen = {value for table in oracle.dump(path)["tables"].values() for row in table.rows.values() for value in row}
     reals = {
         "8000000000000000",
         "0000000000000000",
@@ -347,9 +340,7 @@ def test_oracle_sees_another_rowid_when_the_table_has_no_key(tmp_path: Path) -> 
     rows = "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)"
     said = differing(tmp_path, rows, f"{rows}; UPDATE t SET rowid = 7 WHERE a = 2")
     assert "rowid=integer:2: only in the first" in said
-    assert oracle.dbhash(tmp_path / "a.db") == oracle.dbhash(
-        tmp_path / "b.db"
-    )  # so it needs a second witness
+    assert oracle.dbhash(tmp_path / "a.db") == oracle.dbhash(tmp_path / "b.db")  # so it needs a second witness
 
 
 def test_oracle_sees_rows_without_rowid_and_generated_columns(tmp_path: Path) -> None:
@@ -397,9 +388,7 @@ def test_oracle_agrees_with_itself_on_random_single_changes(tmp_path: Path) -> N
     for n in range(10):
         copy = oracle.snapshot(path, tmp_path / f"{n}.db")
         with application(copy) as con:
-            where = (
-                f"uuid = (SELECT uuid FROM attachments WHERE size > 0 LIMIT 1 OFFSET {rng.randrange(100)})"
-            )
+            where = f"uuid = (SELECT uuid FROM attachments WHERE size > 0 LIMIT 1 OFFSET {rng.randrange(100)})"
             data = "CAST(substr(data, 1, size - 1) || x'aa' AS BLOB)"
             con.execute(f"UPDATE attachments SET data = {data} WHERE {where}")
         with pytest.raises(AssertionError, match="table attachments"):

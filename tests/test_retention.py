@@ -69,9 +69,7 @@ def test_plan_is_the_same_when_the_order_of_its_input_is_not(
 
 
 @given(snapshots, grids)
-def test_all_of_it_stays_when_what_was_kept_is_planned_again(
-    given_snapshots: list[Snapshot], grid: Grid
-) -> None:
+def test_all_of_it_stays_when_what_was_kept_is_planned_again(given_snapshots: list[Snapshot], grid: Grid) -> None:
     once = kept(plan_snapshots(given_snapshots, grid, NOW))
     assert kept(plan_snapshots(once, grid, NOW)) == once
 
@@ -87,9 +85,7 @@ def test_kept_operations_have_a_base_when_any_snapshot_is_old_enough(
 
 
 @given(snapshots, grids, counts)
-def test_nothing_more_goes_when_a_rule_keeps_more(
-    given_snapshots: list[Snapshot], grid: Grid, more: int
-) -> None:
+def test_nothing_more_goes_when_a_rule_keeps_more(given_snapshots: list[Snapshot], grid: Grid, more: int) -> None:
     wider = dataclasses.replace(grid, daily=grid.daily + more)
     if not grid.keeps_all:
         rules = ("daily", "hourly", "weekly", "monthly", "last", "newest")
@@ -151,9 +147,7 @@ def test_oldest_is_the_base_when_all_are_younger_than_the_kept_operations() -> N
     ]
 
 
-@pytest.mark.parametrize(
-    "grid", [Grid(last=1, operations_s=86400), Grid(hourly=48, daily=30, operations_s=7 * 86400)]
-)
+@pytest.mark.parametrize("grid", [Grid(last=1, operations_s=86400), Grid(hourly=48, daily=30, operations_s=7 * 86400)])
 def test_base_is_never_older_than_twice_the_operations_when_pruned_every_hour_for_a_month(grid: Grid) -> None:
     begin = NOW
     here: list[Snapshot] = []

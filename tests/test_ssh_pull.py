@@ -6,6 +6,7 @@ sshd, the serve process and the pull are all real; only the network between them
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -66,7 +67,9 @@ class Place:
         )
         self.configure()
 
-    def configure(self, database: str = "", *, port: int = 0, command: str = SERVE, identity: Path | None = None) -> None:
+    def configure(
+        self, database: str = "", *, port: int = 0, command: str = SERVE, identity: Path | None = None
+    ) -> None:
         address = f"ssh://{self.sshd.user}@{self.sshd.host}:{port or self.sshd.port}/{database or self.db}"
         self.config.write_text(
             f'store = "{self.store}"\n[jobs.shop]\nsource = "{address}"\nremote_command = {json.dumps(command)}\n'
@@ -173,7 +176,9 @@ def test_key_pulls_when_its_line_is_the_one_that_authorize_prints(place: Place) 
 
 def test_key_pulls_when_rollrep_was_not_on_the_path_of_who_authorized_it(place: Place) -> None:
     place.installed()
-    done = place.run("source", "authorize", f"--db=shop={place.db}", public_file(place.sshd.client_key), path="/usr/bin:/bin")
+    done = place.run(
+        "source", "authorize", f"--db=shop={place.db}", public_file(place.sshd.client_key), path="/usr/bin:/bin"
+    )
     place.sshd.authorized_keys.write_text(done.stdout)
     place.configure("shop", command="rollrep source serve")
     place.good("pull")
@@ -181,7 +186,7 @@ def test_key_pulls_when_rollrep_was_not_on_the_path_of_who_authorized_it(place: 
 
 
 def test_key_pulls_when_names_and_paths_need_quoting(place: Place) -> None:
-    odd = place.folder / "it's a \"shop\" $HOME \\ `x`.db"
+    odd = place.folder / 'it\'s a "shop" $HOME \\ `x`.db'
     place.db.rename(odd)
     for ending in ("-wal", "-shm"):
         side = place.db.with_name(place.db.name + ending)
@@ -358,7 +363,7 @@ def assert_dense(store: Store, head: int) -> None:
     """The archive holds each log row once: segments neither overlap nor leave a gap, and none is left over."""
     with Catalog(store.catalog) as catalog:
         found = catalog.connection.execute("SELECT first, last, path FROM segment ORDER BY first").fetchall()
-    for (_, last, _), (first, _, _) in zip(found, found[1:], strict=False):
+    for (_, last, _), (first, _, _) in itertools.pairwise(found):
         assert first == last + 1
     assert found[-1][1] == head
     on_disk = sorted(str(path.relative_to(store.folder)) for path in store.archive.rglob("*") if path.is_file())
@@ -534,12 +539,18 @@ def test_source_is_left_as_it_was_when_it_was_only_pulled(place: Place) -> None:
     place.write("UPDATE t SET b = a")
     with contextlib.closing(apsw.Connection(str(place.db), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        before = db.execute("SELECT * FROM _rollrep_meta").fetchall(), db.execute("SELECT * FROM _rollrep_log").fetchall()
+        before = (
+            db.execute("SELECT * FROM _rollrep_meta").fetchall(),
+            db.execute("SELECT * FROM _rollrep_log").fetchall(),
+        )
     held = place.db.read_bytes()
     place.good("pull")
     place.good("mirror", "shop")
     assert place.db.read_bytes() == held
     with contextlib.closing(apsw.Connection(str(place.db), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        after = db.execute("SELECT * FROM _rollrep_meta").fetchall(), db.execute("SELECT * FROM _rollrep_log").fetchall()
+        after = (
+            db.execute("SELECT * FROM _rollrep_meta").fetchall(),
+            db.execute("SELECT * FROM _rollrep_log").fetchall(),
+        )
     assert after == before

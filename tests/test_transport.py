@@ -264,9 +264,7 @@ def test_unknown_host_is_refused_before_any_login_when_known_hosts_is_empty(serv
     assert server.login_attempts() == 0
 
 
-def test_changed_host_key_is_refused_naming_the_line_when_another_was_known(
-    server: Server, tmp_path: Path
-) -> None:
+def test_changed_host_key_is_refused_naming_the_line_when_another_was_known(server: Server, tmp_path: Path) -> None:
     other = make_key(tmp_path / "other")
     server.known_hosts.write_text(f"# old\n{server.name} {public_line(other)}\n")
     with pytest.raises(HostKeyRefused) as caught:
@@ -314,9 +312,7 @@ def test_hashed_name_is_recognised_when_known_hosts_is_hashed(server: Server) ->
     server.known_hosts.write_text(f"{hashed} {public_line(server.host_key)}\n")
     assert echo_works(address_of(server), options_for(server))
     server.known_hosts.write_text(server.known_line)
-    subprocess.run(
-        ["ssh-keygen", "-H", "-f", str(server.known_hosts)], check=True, capture_output=True, timeout=30
-    )
+    subprocess.run(["ssh-keygen", "-H", "-f", str(server.known_hosts)], check=True, capture_output=True, timeout=30)
     assert server.known_hosts.read_text().startswith("|1|")
     assert echo_works(address_of(server), options_for(server))
 
@@ -438,9 +434,7 @@ def test_identity_that_is_no_key_is_a_usage_error_when_it_is_given(server: Serve
         open_stream(address_of(server), options_for(server, identity=tmp_path / "text"))
 
 
-def test_encrypted_key_is_refused_with_a_remedy_when_there_is_no_agent(
-    server: Server, tmp_path: Path
-) -> None:
+def test_encrypted_key_is_refused_with_a_remedy_when_there_is_no_agent(server: Server, tmp_path: Path) -> None:
     locked = make_key(tmp_path / "locked", passphrase="secret")
     server.authorize(key=locked)
     with pytest.raises(LoginRefused, match="ssh-add"):
@@ -481,9 +475,7 @@ def until_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["expired", "rubbish", "of another key"])
-def test_bare_key_logs_in_when_the_certificate_beside_it_is_bad(
-    server: Server, tmp_path: Path, damage: str
-) -> None:
+def test_bare_key_logs_in_when_the_certificate_beside_it_is_bad(server: Server, tmp_path: Path, damage: str) -> None:
     certificate = server.client_key.with_name("client_key-cert.pub")
     if damage == "rubbish":
         certificate.write_text("ssh-ed25519-cert-v01@openssh.com &&&\n")
@@ -501,9 +493,7 @@ def test_bare_key_logs_in_when_the_certificate_beside_it_is_bad(
     assert echo_works(address_of(server), options_for(server))
 
 
-def test_certificate_logs_in_when_only_its_authority_is_authorized(
-    sshd: OpensshServer, tmp_path: Path
-) -> None:
+def test_certificate_logs_in_when_only_its_authority_is_authorized(sshd: OpensshServer, tmp_path: Path) -> None:
     authority = make_key(tmp_path / "authority")
     subprocess.run(
         ["ssh-keygen", "-q", "-s", str(authority), "-I", "x", "-n", sshd.user,
@@ -540,12 +530,8 @@ def test_alias_port_user_and_key_come_from_ssh_config_when_it_includes_another_f
 
 def test_address_wins_when_ssh_config_says_otherwise(server: Server, tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text(
-        f"Host shop-prod\n HostName {server.host}\n Port 1\n User nobody\n IdentityFile /nowhere\n"
-    )
-    assert echo_works(
-        dataclasses.replace(address_of(server), host="shop-prod"), options_for(server, ssh_config=config)
-    )
+    config.write_text(f"Host shop-prod\n HostName {server.host}\n Port 1\n User nobody\n IdentityFile /nowhere\n")
+    assert echo_works(dataclasses.replace(address_of(server), host="shop-prod"), options_for(server, ssh_config=config))
 
 
 def test_ssh_config_in_the_home_directory_counts_when_none_is_given(server: Server) -> None:
@@ -560,9 +546,7 @@ def test_ssh_config_in_the_home_directory_counts_when_none_is_given(server: Serv
     assert echo_works(Address("shop", "shop"), options)
 
 
-def test_host_key_alias_is_the_name_that_counts_when_ssh_config_has_one(
-    server: Server, tmp_path: Path
-) -> None:
+def test_host_key_alias_is_the_name_that_counts_when_ssh_config_has_one(server: Server, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(f"Host shop\n HostName {server.host}\n HostKeyAlias the-shop\n")
     server.known_hosts.write_text(f"the-shop {public_line(server.host_key)}\n")
@@ -579,9 +563,7 @@ def test_ssh_config_works_when_there_is_no_ssh_program(
         f" IdentityFile {server.client_key}\n UserKnownHostsFile {server.known_hosts}\n"
     )
     monkeypatch.setenv("PATH", "")
-    options = options_for(
-        server, identity=None, known_hosts=None, ssh_config=config, remote_command="/bin/cat"
-    )
+    options = options_for(server, identity=None, known_hosts=None, ssh_config=config, remote_command="/bin/cat")
     assert echo_works(Address("shop", "shop"), options)
 
 
@@ -636,9 +618,7 @@ def test_jump_host_is_the_one_accepted_when_it_is_the_first_unknown(
     assert echo_works(address, options)
 
 
-def test_close_is_quick_when_the_network_to_the_jump_host_is_silent(
-    sshd: OpensshServer, tmp_path: Path
-) -> None:
+def test_close_is_quick_when_the_network_to_the_jump_host_is_silent(sshd: OpensshServer, tmp_path: Path) -> None:
     with Proxy(sshd.port) as proxy:
         config = tmp_path / "config"
         config.write_text(
@@ -695,9 +675,7 @@ while data := line.recv(65536): os.write(1, data)
 """
 
 
-def test_stream_goes_through_the_proxy_command_when_ssh_config_has_one(
-    server: Server, tmp_path: Path
-) -> None:
+def test_stream_goes_through_the_proxy_command_when_ssh_config_has_one(server: Server, tmp_path: Path) -> None:
     relay, config = tmp_path / "relay.py", tmp_path / "config"
     relay.write_text(RELAY)
     config.write_text(f"Host *\n ProxyCommand {sys.executable} {relay} %h %p\n")
@@ -831,9 +809,7 @@ def test_address_is_read_when_it_is_good(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
-def test_address_is_absolute_when_a_local_path_is_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_address_is_absolute_when_a_local_path_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_address("local:app.db").database == str(tmp_path.resolve() / "app.db")
     assert parse_address("local:~/app.db").database == str(Path.home() / "app.db")

@@ -313,7 +313,9 @@ SOME_FRAMES = st.lists(st.tuples(st.sampled_from([frames.MESSAGE, frames.DATA]),
 
 
 @given(SOME_FRAMES, st.data())
-def test_frames_are_the_same_when_the_stream_is_split_anywhere(said: list[tuple[int, bytes]], data: st.DataObject) -> None:
+def test_frames_are_the_same_when_the_stream_is_split_anywhere(
+    said: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
     stream = b"".join(frames.encode(kind, payload) for kind, payload in said)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     decoder = frames.Decoder()
@@ -425,7 +427,9 @@ def test_source_refuses_when_the_request_is_not_one(source: Path, request_bytes:
     assert source.read_bytes() == before
 
 
-@pytest.mark.parametrize("after_key", [(), ("i:1", "i:2"), ("x:1",), ("i:",), ("t:zz",), ("r:nan!",), ("i:" + "9" * 40,)])
+@pytest.mark.parametrize(
+    "after_key", [(), ("i:1", "i:2"), ("x:1",), ("i:",), ("t:zz",), ("r:nan!",), ("i:" + "9" * 40,)]
+)
 def test_source_refuses_a_chunk_when_its_key_is_no_key(source: Path, after_key: tuple[str, ...]) -> None:
     [answer] = heard_by(source, say(HELLO))
     assert isinstance(answer, messages.Answer)
@@ -513,7 +517,9 @@ def test_answer_is_diverged_when_the_row_at_the_position_is_another(source: Path
         [good] = heard_by(source, say(hello))
         assert isinstance(good, messages.Answer)
         assert (good.kind, good.reason) == ("resume", "")
-        change = {"at": "at + 1e-9", "shape": "0", "op": "0", "v0": "CAST(v0 AS REAL)", "v1": "CAST(v1 AS TEXT)"}[column]
+        change = {"at": "at + 1e-9", "shape": "0", "op": "0", "v0": "CAST(v0 AS REAL)", "v1": "CAST(v1 AS TEXT)"}[
+            column
+        ]
         db.execute(f"UPDATE _rollrep_log SET {column} = {change} WHERE id = {log_id}")
         [bad] = heard_by(source, say(hello))
         assert isinstance(bad, messages.Answer)

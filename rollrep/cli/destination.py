@@ -19,7 +19,7 @@ from rollrep.core.units import show_bytes, show_duration
 from rollrep.jobs.config import FILE_NAME, Config, Job, add_job, find_config, load_config, unknown_job
 
 config_option = click.option(
-    "-c", "--config", type=click.Path(path_type=Path), help="The configuration file (rollrep.toml)."
+    "-c", "--config", type=click.Path(path_type=Path, readable=False), help="The configuration file (rollrep.toml)."
 )
 
 
@@ -39,9 +39,13 @@ def _jobs(config: Config, names: Sequence[str]) -> list[Job]:
 @click.command("init")
 @click.argument("job")
 @click.argument("source")
-@click.option("--identity", type=click.Path(path_type=Path), help="The private key to log in with.")
-@click.option("--known-hosts", type=click.Path(path_type=Path), help="The known_hosts file to verify the host by.")
-@click.option("--ssh-config", type=click.Path(path_type=Path), help="The ssh_config to resolve the host by.")
+@click.option("--identity", type=click.Path(path_type=Path, readable=False), help="The private key to log in with.")
+@click.option(
+    "--known-hosts", type=click.Path(path_type=Path, readable=False), help="The known_hosts file to verify the host by."
+)
+@click.option(
+    "--ssh-config", type=click.Path(path_type=Path, readable=False), help="The ssh_config to resolve the host by."
+)
 @click.option("--remote-command", help="How rollrep is started on the source.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be added.")
 @config_option
@@ -242,7 +246,9 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
 @click.option(
     "--at", default="latest", show_default=True, help="latest, point:17, label:X, id:45678, a time, '2h ago'."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, readable=False), required=True, help="The file to write."
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
 @config_option
@@ -264,7 +270,7 @@ def restore_command(
     The moment that was chosen is always said: the nearest point at or before what was asked for.
     """
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import find_point, plan, restore
+    from rollrep.destination.restore import check_output, find_point, plan, restore
     from rollrep.hooks import plugin_manager
     from rollrep.jobs.run import store_of, tell_restored
 
@@ -273,6 +279,8 @@ def restore_command(
     store.require()
     began = clock.monotonic_s()
     moment = parse_moment(at, now=clock.now())
+    if not dry_run:
+        check_output(output.absolute(), force=force)
     try:
         with Catalog(store.catalog) as catalog:
             point = find_point(catalog, moment)

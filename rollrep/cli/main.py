@@ -32,7 +32,9 @@ class Lazy(click.Group):
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rollrep")
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="The configuration file (rollrep.toml).")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path, readable=False), help="The configuration file (rollrep.toml)."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:

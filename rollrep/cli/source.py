@@ -26,7 +26,7 @@ from rollrep.source.tables import Limits
 DEFAULTS = Limits()
 QUIESCE_DEADLINE_S = 10.0
 
-database = click.argument("db", type=click.Path(path_type=Path), metavar="DB")
+database = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 
 
 @click.group()
@@ -253,7 +253,7 @@ def serve_command(databases: tuple[str, ...]) -> None:
 
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     named = _named_databases(databases)
-    if named and asked and shlex.split(asked)[-2:] != ["source", "serve"]:
+    if named and asked and asked.split()[-2:] != ["source", "serve"]:
         raise UsageError("this key may only pull with rollrep", remedy=f"it may pull: {', '.join(sorted(named))}")
     if sys.stdin.isatty():
         say("rollrep source serve speaks with another rollrep, over SSH; end it with Ctrl-D")
@@ -262,7 +262,7 @@ def serve_command(databases: tuple[str, ...]) -> None:
 
 @source.command("authorize")
 @click.option("--db", "databases", multiple=True, required=True, metavar="NAME=PATH", help="What the key may pull.")
-@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.pub")
+@click.argument("key", type=click.Path(path_type=Path, readable=False), metavar="KEY.pub")
 @json_option
 @reporting("source.authorize")
 def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> None:
@@ -282,9 +282,9 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
         ) from error
     if len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-", "sk-")):
         raise UsageError(f"{key} is not a public key", remedy="give the file that ends in .pub")
-    program = shutil.which("rollrep") or "rollrep"
+    program = shutil.which("rollrep") or str(Path(sys.argv[0]).absolute())
     options = " ".join(f"--db {shlex.quote(f'{name}={path}')}" for name, path in named.items())
-    command = f"{shlex.quote(program)} source serve {options}".replace("\\", "\\\\").replace('"', '\\"')
+    command = f"{shlex.quote(program)} source serve {options}".replace('"', '\\"')
     line = f'restrict,command="{command}" {" ".join(fields)}'
     emit(as_json, "source.authorize", {"line": line, "databases": {n: str(p) for n, p in named.items()}}, line)
     if not as_json:

@@ -43,7 +43,10 @@ def bind_token(token: str) -> tuple[str, Bindable]:
     kind, _, rest = token.partition(":")
     try:
         if kind == "i":
-            return "?", int(rest)
+            number = int(rest)
+            if not -(1 << 63) <= number < 1 << 63:
+                raise ValueError
+            return "?", number
         if kind == "r":
             return "?", float.fromhex(rest)
         if kind == "t":

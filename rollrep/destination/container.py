@@ -23,7 +23,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import msgspec
 import zstandard
@@ -121,7 +121,10 @@ def read_raw(path: Path, kind: str) -> bytes:
         packed = file.read(manifest.packed_bytes)
     if hashlib.sha256(packed).hexdigest() != manifest.sha256:
         raise damaged(path, "its bytes are not what its manifest says")
-    return unpack(packed, manifest.raw_bytes)
+    try:
+        return unpack(packed, manifest.raw_bytes)
+    except VerifyFailed as error:
+        raise damaged(path, error.facts) from error
 
 
 def unpack(packed: bytes, raw_bytes: int) -> bytes:
@@ -142,28 +145,34 @@ def unpack_to(path: Path, kind: str, target: Path, progress: Callable[[int], Non
     Raises VerifyFailed where anything differs; `target` is then not to be used.
     """
     manifest = read_manifest(path, kind)
-    digest = hashlib.sha256()
     written = 0
-    unpacker = zstandard.ZstdDecompressor().decompressobj()
     with path.open("rb") as file, target.open("wb") as out, disk_room(target):
-        left = manifest.packed_bytes
-        while left:
-            piece = file.read(min(PIECE_BYTES, left))
-            if not piece:
-                break
-            left -= len(piece)
-            digest.update(piece)
-            try:
-                raw = unpacker.decompress(piece)
-            except zstandard.ZstdError as error:
-                raise damaged(path, str(error)) from error
-            written += out.write(raw)
-            if written > manifest.raw_bytes:
-                break
-            if progress:
-                progress(len(raw))
-    if digest.hexdigest() != manifest.sha256 or written != manifest.raw_bytes:
+        packed = _Packed(file, manifest.packed_bytes)
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, packed), read_size=PIECE_BYTES) as reader:
+                while written <= manifest.raw_bytes and (raw := reader.read(PIECE_BYTES)):
+                    written += out.write(raw)
+                    if progress:
+                        progress(len(raw))
+        except zstandard.ZstdError as error:
+            raise damaged(path, str(error)) from error
+    if packed.digest.hexdigest() != manifest.sha256 or written != manifest.raw_bytes:
         raise damaged(path, "its bytes are not what its manifest says")
+
+
+class _Packed:
+    """The payload of a file as a stream that digests what is read of it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+        self.digest = hashlib.sha256()
+
+    def read(self, limit: int = -1) -> bytes:
+        piece = self._file.read(self._left if limit < 0 else min(limit, self._left))
+        self._left -= len(piece)
+        self.digest.update(piece)
+        return piece
 
 
 def sync_folder(folder: Path) -> None:

@@ -118,7 +118,18 @@ class _Pull:
         if answer.kind == "mirror":
             return self._mirror(answer, state, None)
         assert state is not None and position is not None, "only a position is resumed from"
-        return self._resume(state, position, answer)
+        try:
+            return self._resume(state, position, answer)
+        except LogOverrun:
+            return self._overrun(state)
+
+    def _overrun(self, state: State) -> State:
+        """The log rolled over while it was read: what was archived stays, and the tables are mirrored."""
+        answer = self._hello(state, self._archive.end(state.position, state.line))
+        if answer.kind != "mirror":
+            raise Temporary("the log rolled over while it was read", remedy="nothing was lost; pull again")
+        self._out.answer, self._out.reason = answer.kind, answer.reason
+        return self._mirror(answer, state, None)
 
     def _mirror_state(self) -> State | None:
         if not self._store.mirror.is_file():
@@ -206,11 +217,9 @@ class _Pull:
                 is_last = batch.last == head
                 holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
                 gathered.add(mirror, holds, last=is_last)
-        except LogOverrun as overrun:
-            raise Temporary(
-                f"the log rolled over while it was read; it begins at {overrun.oldest} now",
-                remedy="the next pull mirrors again; a larger --keep-rows on the source makes that rarer",
-            ) from overrun
+        except BaseException:
+            gathered.close()
+            raise
         gathered.attach(mirror)
 
     def _commit_replay(self, mirror: apsw.Connection, replay: Replay, state: State, answer: Answer) -> State:
@@ -416,7 +425,11 @@ class _Gathered:
         """Makes the file `batch` of `mirror`, if there is one."""
         if self._side is None:
             return
-        self._side.close()
-        self._side = None
+        self.close()
         mirror.execute("DETACH batch")
         mirror.execute("ATTACH ? AS batch", (self._path,))
+
+    def close(self) -> None:
+        if self._side is not None:
+            self._side.close()
+            self._side = None

@@ -165,13 +165,7 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
 
     Raises UsageError where `output` exists and `force` is not set, VerifyFailed where a file is damaged.
     """
-    if output.exists() and not force:
-        raise UsageError(
-            f"{output} exists already",
-            remedy="give another --output, or --force to replace it (nothing was written)",
-        )
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
+    check_output(output, force=force)
     temporary = output.with_name(f".{output.name}{container.TEMPORARY}")
     remove_database(temporary)
     try:
@@ -189,6 +183,19 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
     finally:
         remove_database(temporary)
     return Restored(chosen.point, output, rows)
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Raises UsageError where nothing may or can be written at `output`."""
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", remedy="give the path of the file to write with --output")
+    if output.exists() and not force:
+        raise UsageError(
+            f"{output} exists already",
+            remedy="give another --output, or --force to replace it (nothing was written)",
+        )
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
 
 
 def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> int:

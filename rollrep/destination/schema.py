@@ -55,12 +55,16 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     existing = {
         (kind, name) for kind, name in all_rows(db, "SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL")
     }
+    created: set[str] = set()
     for kind in _CREATE_ORDER:
         for item in wanted:
             if item.type == kind and (kind, item.name) not in existing:
                 _create(db, item)
+                created.add(item.name)
+    # A table's text may change while its capture goes on (a table that it refers to was renamed): it is
+    # made anew here, and so it is empty.
     known = {shape.id for shape in old.shapes} if old else set()
-    to_copy = [shape for shape in new.shapes if shape.id not in known]
+    to_copy = [shape for shape in new.shapes if shape.id not in known or shape.table in created]
     for shape in to_copy:
         db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
     return to_copy

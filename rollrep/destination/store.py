@@ -90,9 +90,7 @@ class Store:
 
     def sweep(self) -> list[Path]:
         """Removes what a killed process left half-written; call it under the lock."""
-        leftovers = [
-            path for folder in (self.folder, self.archive, self.snapshots) for path in folder.glob(f"*{TEMPORARY}*")
-        ]
+        leftovers = [path for path in self.folder.rglob(f"*{TEMPORARY}*") if path.is_file()]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers

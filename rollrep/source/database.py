@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from rollrep.core.errors import DiskFull, RollrepError, Temporary, UsageError
+from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
 
 BUSY_TIMEOUT_MS = 10_000
@@ -73,6 +74,12 @@ def translated(path: Path) -> Iterator[None]:
         raise UsageError(
             f"{path} can't be opened: {error}",
             remedy=f"SQLite needs to write beside the file too, see: ls -ld {path.parent}",
+        ) from error
+    except apsw.SQLError as error:
+        if PREFIX not in str(error):
+            raise
+        raise RollrepError(
+            f"the rolling log of {path} is not whole: {error}", remedy=f"mend it: rollrep source install {path}"
         ) from error
     except apsw.CorruptError as error:
         raise RollrepError(

@@ -26,7 +26,7 @@ from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source import capture
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
-from rollrep.source.log import Meta, current_shapes, has_log, is_current, is_whole, read_meta
+from rollrep.source.log import Meta, current_shapes, is_current, is_whole, read_meta
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
@@ -64,6 +64,10 @@ class Report:
     statements: tuple[str, ...]
 
 
+TABLES = frozenset({LOG, FORGOTTEN, SHAPE, PENDING, META})
+OURS = f"{PREFIX}*"
+
+
 class _DryRun(Exception):
     """Takes a transaction back whose statements were only to be seen."""
 
@@ -83,7 +87,7 @@ def install(
     statements: list[str] = []
     try:
         with writing(db):
-            db.exec_trace = lambda _cursor, text, _bindings: _noted(statements, text)
+            db.exec_trace = lambda cursor, _text, _bindings: _noted(statements, cursor.expanded_sql)
             try:
                 report = _install(db, limits, tuple(include), tuple(exclude))
             finally:
@@ -106,27 +110,44 @@ def repair(db: apsw.Connection, meta: Meta) -> Report | None:
 
 
 def uninstall(db: apsw.Connection) -> list[str]:
-    """Removes every object of ours; returns the names of the tables that were captured."""
+    """Removes every object of ours, also of a log that is not whole; returns the tables that were captured."""
     with writing(db):
-        tables = [shape.table for shape in current_shapes(db)] if has_log(db) else []
-        # Triggers go first: one that stays without its log would make every write fail.
-        for kind in ("trigger", "index"):
-            for name in _objects_of_ours(db, kind):
-                db.execute(f"DROP {kind.upper()} IF EXISTS {sql.name(name)}")
-        for statement in drop_tables():
-            db.execute(statement)
-    return tables
+        return _remove(db)
+
+
+def renew_epoch(db: apsw.Connection) -> None:
+    """Begins another epoch in a log that somebody has cut: what is in it is believed no more."""
+    with writing(db):
+        _begin_epoch(db)
+
+
+def _remove(db: apsw.Connection) -> list[str]:
+    found = all_rows(db, "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type='trigger' AND name GLOB ?", (OURS,))
+    # Triggers go first: one that stays without its log would make every write fail.
+    for kind in ("trigger", "index"):
+        for name in _objects_of_ours(db, kind):
+            db.execute(f"DROP {kind.upper()} IF EXISTS {sql.name(name)}")
+    for statement in drop_tables():
+        db.execute(statement)
+    return sorted(table for (table,) in found if not table.startswith(PREFIX))
 
 
 def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> Report:
-    created = not has_log(db)
+    database = secrets.token_hex(8)
+    there = {name for name in _objects_of_ours(db, "table") if name in TABLES}
+    if there and there != TABLES:
+        # Without one of its tables every write of the application fails: the log is made anew, now.
+        database = one_value(db, f"SELECT database FROM {META}") if META in there else database
+        _remove(db)
+        there = set()
+    created = not there
     if created:
         for statement in create_tables():
             db.execute(statement)
         db.execute(
             f"INSERT INTO {META}(only_row, format, database, epoch, bytes, counted_through, pruned_through,"
             " forgotten_through, cut, span) VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, 1)",
-            (FORMAT, secrets.token_hex(8), secrets.token_hex(8)),
+            (FORMAT, database, secrets.token_hex(8)),
         )
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
@@ -254,16 +275,19 @@ def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
 
 def _mend_log(db: apsw.Connection) -> None:
     """Starts a new epoch where somebody emptied or cut the log: ids go on upward."""
-    pruned, counted = one_row(db, f"SELECT pruned_through, counted_through FROM {META}")
-    if is_whole(db, pruned):
+    if is_whole(db, one_value(db, f"SELECT pruned_through FROM {META}")):
         return
+    _begin_epoch(db)
+
+
+def _begin_epoch(db: apsw.Connection) -> None:
+    pruned, counted = one_row(db, f"SELECT pruned_through, counted_through FROM {META}")
     newest = max(pruned, counted, one_value(db, f"SELECT ifnull(max(id), 0) FROM {LOG}"))
     db.execute(f"DELETE FROM {LOG}")
     db.execute(f"DELETE FROM {FORGOTTEN}")
     db.execute(
-        f"UPDATE {META} SET epoch = ?, bytes = 0, counted_through = ?1, pruned_through = ?1,"
-        " forgotten_through = ?1".replace("?1", str(newest)),
-        (secrets.token_hex(8),),
+        f"UPDATE {META} SET epoch = ?, bytes = 0, counted_through = ?, pruned_through = ?, forgotten_through = ?",
+        (secrets.token_hex(8), newest, newest, newest),
     )
     db.execute(
         f"INSERT INTO {LOG}(id, at, shape, op, size, v0, v1) VALUES (?, julianday('now'), 0, {Op.MARK:d},"
@@ -273,7 +297,7 @@ def _mend_log(db: apsw.Connection) -> None:
 
 
 def _objects_of_ours(db: apsw.Connection, kind: str) -> list[str]:
-    rows = all_rows(db, "SELECT name FROM sqlite_schema WHERE type=? AND name GLOB ?", (kind, f"{PREFIX}*"))
+    rows = all_rows(db, "SELECT name FROM sqlite_schema WHERE type=? AND name GLOB ?", (kind, OURS))
     return [name for (name,) in rows]
 
 

@@ -19,6 +19,7 @@ import msgspec
 import zstandard
 
 from rollrep.core import sql
+from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Shape
 from rollrep.core.tokens import bind_token, make_token, token_columns
 from rollrep.query import all_rows, one_row, one_value
@@ -131,6 +132,8 @@ class Reader:
         key = [sql.name(column) for column in shape.key]
         where, bound = "", []
         if after_key is not None:
+            if len(after_key) != shape.key_width:
+                raise RollrepError(f"a key of {shape.table} has {shape.key_width} values, not {len(after_key)}")
             tokens = [bind_token(token) for token in after_key]
             where = f" WHERE ({', '.join(key)}) > ({', '.join(expression for expression, _ in tokens)})"
             bound = [value for _, value in tokens]

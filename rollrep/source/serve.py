@@ -26,7 +26,7 @@ from rollrep.core.errors import RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.inspect import layout_of
-from rollrep.source.install import repair
+from rollrep.source.install import renew_epoch, repair
 from rollrep.source.log import (
     Ends,
     Meta,
@@ -205,7 +205,7 @@ class _Server:
                 self.say(batch, packed)
                 after = batch.last
         except Gone as gone:
-            self.say(messages.Overrun(gone.oldest))
+            self._overrun(gone, after)
             return
         self.say(messages.Done())
 
@@ -218,7 +218,7 @@ class _Server:
         try:
             tail, chunk = reader.chunk(meta, shape, wanted.after_key, wanted.position)
         except Gone as gone:
-            self.say(messages.Overrun(gone.oldest))
+            self._overrun(gone, wanted.position)
             return
         except apsw.SQLError:
             if is_current(db):
@@ -235,6 +235,12 @@ class _Server:
             self.say(*chunk)
         else:
             self.say(messages.Done())
+
+    def _overrun(self, gone: Gone, after: int) -> None:
+        if self._db is not None and gone.oldest <= after + 1:
+            # Nothing was pruned there: somebody took rows out of the middle.
+            renew_epoch(self._db)
+        self.say(messages.Overrun(gone.oldest))
 
     def _greeted(self) -> tuple[Reader, Meta]:
         if self._reader is None or self._meta is None:

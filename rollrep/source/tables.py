@@ -124,11 +124,12 @@ def prune_trigger(limits: Limits, key_width: int) -> str:
     names = ", ".join(f"k{n}" for n in range(key_width))
     source = f"{META} m CROSS JOIN {LOG} l" + (f" CROSS JOIN {SHAPE} s" if key_width > 1 else "")
     joined = " AND s.id = l.shape" if key_width > 1 else ""
+    there = f"min({most}, new.id - pruned_through)"
     oldest = f"SELECT at FROM {LOG} WHERE id > pruned_through ORDER BY id LIMIT 1"
     too_old = "julianday('now') - keep_age_days"
     return f"""CREATE TRIGGER {PRUNE} AFTER INSERT ON {LOG}
-WHEN new.id % {step} = 0 OR (new.size > 1024 AND new.id % 251 = 0) OR (new.size > 16384 AND new.id % 13 = 0)
-  OR new.size > 262144
+WHEN new.id % {step} = 0 OR (new.size > 1024 AND new.id % 61 = 0) OR (new.size > 16384 AND new.id % 3 = 0)
+  OR new.size > 65536
 BEGIN
   UPDATE {META} SET
     bytes = bytes + (SELECT ifnull(sum(size), 0) FROM {LOG} WHERE id > counted_through),
@@ -136,9 +137,9 @@ BEGIN
     span = (SELECT 1 + ifnull(sum(size), 0) FROM {LOG} WHERE id <= pruned_through + {most});
   UPDATE {META} SET cut = max(pruned_through, min(
     new.id - 1,
-    pruned_through + max(64, min({most}, {most} * 16777216 / span)),
+    pruned_through + max(64, min({most}, {there} * 16777216 / span)),
     max(new.id - keep_rows,
-        CASE WHEN bytes > keep_bytes THEN pruned_through + 1 + {most} * (bytes - keep_bytes) / span ELSE 0 END,
+        CASE WHEN bytes > keep_bytes THEN pruned_through + 1 + {there} * (bytes - keep_bytes * 7 / 8) / span ELSE 0 END,
         CASE WHEN ({oldest}) < {too_old} THEN (SELECT max(id) FROM {LOG}
           WHERE id <= pruned_through + {most} AND at < {too_old}) ELSE 0 END)));
   INSERT INTO {FORGOTTEN}(id, shape, at, {names})

@@ -201,6 +201,11 @@ class Link:
         return ours
 
 
+_TRY_AGAIN = "nothing was lost; see that the host is up and its sshd runs, then try again"
+    "nothing was lost; see that the host is up and its sshd runs, and try again: the next pull goes on from here"
+)
+
+
 @contextlib.contextmanager
 def _translated(hop: Hop, what: str) -> Iterator[None]:
     """Our errors pass, every other becomes one of ours."""
@@ -215,16 +220,16 @@ def _translated(hop: Hop, what: str) -> Iterator[None]:
         ) from error
     except paramiko.ChannelException as error:
         if error.code != _PROHIBITED:
-            raise Temporary(f"{hop} {what}: {error.text}") from error
+            raise Temporary(f"{hop} {what}: {error.text}", remedy=_TRY_AGAIN) from error
         raise RollrepError(
             f"{hop} {what}: the SSH server on the way does not allow it ({error.text})",
             remedy="look at AllowTcpForwarding and MaxSessions in its sshd_config",
         ) from error
     except TimeoutError as error:
-        raise Temporary(f"{hop} {what}: no answer in time") from error
+        raise Temporary(f"{hop} {what}: no answer in time", remedy=_TRY_AGAIN) from error
     except Exception as error:  # any kind: whatever a server makes paramiko's thread fail with
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Temporary(f"{hop} {what}: {said}") from error
+        raise Temporary(f"{hop} {what}: {said}", remedy=_TRY_AGAIN) from error
 
 
 def _rank(kind: str, preferred: Sequence[str]) -> int:

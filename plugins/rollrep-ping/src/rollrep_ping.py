@@ -102,9 +102,7 @@ def is_temporary(error: BaseException) -> bool:
 def _send(url: str, text: str | None, until: float) -> None:
     """Sends until it is taken; raises the last error.  A try may use half of the time left, the last all."""
     data = None if text is None else text.encode(errors="replace")[:LONGEST_BODY]
-    headers = {"User-Agent": "rollrep-ping"} | (
-        {} if data is None else {"Content-Type": "text/plain; charset=utf-8"}
-    )
+    headers = {"User-Agent": "rollrep-ping"} | ({} if data is None else {"Content-Type": "text/plain; charset=utf-8"})
     request = urllib.request.Request(url, data=data, headers=headers)
     opener = _opener()
     for attempt in tenacity.Retrying(

@@ -109,9 +109,7 @@ def test_hooks_fit_rollreps_own_when_the_plugin_is_registered(switch: Switch) ->
     ]
 
 
-def test_job_is_in_the_address_when_the_placeholder_is(
-    switch: Switch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_is_in_the_address_when_the_placeholder_is(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLREP_PING_URL", f"{switch.url}/{{job}}/?create=1")
     assert rollrep_ping.ping("till 2/b", "/start")
     assert switch.seen == [("GET", "/uuid/till%202%2Fb/start?create=1", "")]
@@ -139,9 +137,7 @@ def test_ping_is_not_tried_again_when_the_address_is_wrong(switch: Switch) -> No
     assert len(switch.seen) == 1
 
 
-def test_ping_is_delivered_when_only_the_first_try_hangs(
-    switch: Switch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ping_is_delivered_when_only_the_first_try_hangs(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLREP_PING_TIMEOUT", "2")
     switch.answers = [HANG]
     assert rollrep_ping.ping("shop")
