@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.workload import KINDS, Statement
@@ -138,7 +138,7 @@ def _paced(write: Write, transactions: Sequence[Sequence[Statement]], rate: floa
 
 def _wal_bytes(path: str) -> int:
     with contextlib.suppress(OSError):
-        return os.stat(f"{path}-wal").st_size
+        return Path(f"{path}-wal").stat().st_size
     return 0
 
 

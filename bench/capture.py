@@ -52,11 +52,11 @@ def measure(stage: Stage) -> list[Figure]:
 
 
 def _workload(stage: Stage, sources: dict[str, Path], kind: str, size: int, temp: str) -> list[Figure]:
-    count = stage.pick(20_000, 6_000) if size == 1 else stage.pick(60_000, 20_000)
+    count = stage.pick(20_000, 6_000) if size == 1 else stage.pick(40_000, 20_000)
     more = ("--temp-store-memory",) if temp else ()
     runs: list[dict[str, Run]] = []
     order = list(sources)
-    for repetition in range(stage.pick(9, 3)):
+    for repetition in range(stage.pick(7, 2)):
         random.Random(repetition).shuffle(order)
         runs.append({})
         for name in order:

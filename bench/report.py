@@ -36,7 +36,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """ "met" or "MISSED", by the median; empty where there is no target."""
+        """Met or MISSED, by the median; empty where there is no target."""
         if self.at_most is not None:
             return "met" if self.value <= self.at_most else "MISSED"
         if self.at_least is not None:

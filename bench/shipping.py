@@ -36,7 +36,7 @@ WAYS = {"every second": 1.0, "every 10 s": 10.0, "at the end": float("inf")}
 
 
 def measure(stage: Stage) -> list[Figure]:
-    count = RATE * stage.pick(40, 10)
+    count = RATE * stage.pick(30, 10)
     ways = ["none", *WAYS, "Litestream"]
     runs: list[dict[str, tuple[float, float]]] = []
     for repetition in range(stage.pick(3, 1)):

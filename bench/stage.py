@@ -102,7 +102,10 @@ def mirror_of(config: Path) -> Path:
 
 def require_same(source: Path, mirror: Path) -> None:
     """A figure of work that was not done would be a nice one."""
-    query = "SELECT count(*), sum(balance), sum(length(note)), max(id) FROM account"
+    query = (
+        "SELECT count(*), sum(balance), sum(length(note)), max(id), (SELECT count(*) FROM item),"
+        " (SELECT sum(amount) FROM item) FROM account"
+    )
     found = []
     for path in (source, mirror):
         with contextlib.closing(sqlite3.connect(path)) as db:
@@ -126,5 +129,5 @@ def _make_plain(path: Path) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         for statement in workload.SCHEMA:
             db.execute(statement)
-        db.executemany(workload.INSERT, workload.rows(workload.PREFILLED, seed=0))
+        db.executemany(workload.INSERT, workload.accounts(workload.PREFILLED, seed=0))
         db.commit()

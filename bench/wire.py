@@ -10,6 +10,7 @@ update, 10 % delete; the first copy of the database is not counted.
 
 from __future__ import annotations
 
+import random
 import shlex
 import shutil
 import sys
@@ -17,43 +18,47 @@ import threading
 import time
 from pathlib import Path
 
-from bench import litestream, workload
+from bench import litestream
 from bench.loopback import Loopback, loopback
 from bench.report import Figure
 from bench.stage import KEEP_ALL, ROOT, Stage, add_job, application, mirror_of, pull, require_same
+from bench.workload import PREFILLED, account, information_bytes, item, mean_row_bytes
 
 RATE = 1000
 
 
 def measure(stage: Stage) -> list[Figure]:
-    sample = workload.rows(1000, seed=3)
-    figures = [
-        Figure("a row, as SQLite stores it", [workload.mean_row_bytes(sample)], "bytes"),
-        Figure("the information in a row", [workload.information_bytes()], "bytes"),
-        Figure("bytes_received per operation, a backlog in one pull", [_backlog(stage)], "bytes", at_most=60),
-    ]
+    sizes = [[make(random.Random(n), PREFILLED + n) for n in range(1000)] for make in (account, item)]
+    figures = []
+    for kind, name, sample, information in zip(
+        ("mix", "items"), ("account", "item"), sizes, information_bytes(), strict=True
+    ):
+        figures += [
+            Figure(f"{name}: a row, as SQLite stores it", [mean_row_bytes(sample)], "bytes"),
+            Figure(f"{name}: the information in a row", [information], "bytes"),
+            Figure(f"{name}: bytes_received per operation, a backlog", [_backlog(stage, kind)], "bytes", at_most=60),
+        ]
     count = RATE * stage.pick(60, 12)
     with loopback(stage.folder / "sshd") as line:
         peer = _litestream(stage, line, count)
-        figures.append(Figure("over TCP per operation, Litestream to SFTP", [peer], "bytes"))
+        figures.append(Figure("account: over TCP per operation, Litestream to SFTP", [peer], "bytes"))
         for every_s in (1.0, 10.0):
             received, carried = _rollrep(stage, line, count, every_s)
             told = f"a pull every {every_s:g} s"
-            # Of a run this short the pulls of 10 s are few; what they carry per operation is the same.
             figures += [
-                Figure(f"bytes_received per operation, {told}", [received], "bytes", at_most=60),
-                Figure(f"over TCP per operation, {told}", [carried], "bytes"),
-                Figure(f"Litestream's bytes over ours, {told}", [peer / carried], at_least=15),
+                Figure(f"account: bytes_received per operation, {told}", [received], "bytes", at_most=60),
+                Figure(f"account: over TCP per operation, {told}", [carried], "bytes"),
+                Figure(f"account: Litestream's bytes over ours, {told}", [peer / carried], at_least=15),
             ]
     return figures
 
 
-def _backlog(stage: Stage) -> float:
+def _backlog(stage: Stage, kind: str) -> float:
     db = stage.copy(stage.with_log("roomy", *KEEP_ALL))
-    config = stage.folder / "backlog-wire" / "rollrep.toml"
+    config = stage.folder / f"wire-{kind}" / "rollrep.toml"
     add_job(config, db)
     pull(config)
-    application(db, "mix", stage.pick(200_000, 100_000), 1000, "--temp-store-memory", "--rate", "100000")
+    application(db, kind, stage.pick(200_000, 100_000), 1000, "--temp-store-memory", "--rate", "100000")
     told = pull(config)[1]
     require_same(db, mirror_of(config))
     return float(told["bytes_received"] / told["operations"])

@@ -31,7 +31,6 @@ LONGEST_FUNCTION = 60
 LONG = {
     "fixtures/workload.py": "one class of random statements; it is read from top to bottom or not at all",
     "rollrep/cli/destination.py: restore_command": "five options, and one report in two forms",
-    "rollrep/destination/pull.py": "one pull, from hello to snapshot, in the order in which it happens",
     "rollrep/jobs/config.py": "one file format: its reading, its errors, its writing",
 }
 SKIPS = {

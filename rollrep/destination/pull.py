@@ -21,17 +21,17 @@ from rollrep import __version__
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Facts, Point, Position
-from rollrep.destination.archive import Archive, SegmentHolds
+from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
+from rollrep.destination.gathered import Gathered
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
 from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
-from rollrep.wire.images import log_table, log_width
 from rollrep.wire.messages import Answer, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
@@ -209,7 +209,7 @@ class _Pull:
         because a database can't be exchanged inside the one transaction that replays them all.
         """
         after, head = state.position.id, answer.facts.head.id
-        gathered = _Gathered(self._store.incoming)
+        gathered = Gathered(self._store.incoming)
         try:
             for holds in self._archive.attached(mirror, line.line, after, archived.id):
                 gathered.add(mirror, holds, last=holds.last == head)
@@ -388,48 +388,3 @@ class _Pull:
             return True
         age_s = (from_iso(state.time) - newest.time).total_seconds()
         return age_s >= self._wishes.snapshot_s or age_s < 0
-
-
-class _Gathered:
-    """Log rows of several images, in one file, so that one transaction can replay them all."""
-
-    def __init__(self, path: object) -> None:
-        self._path = str(path)
-        self._side: apsw.Connection | None = None
-        self._width = 0
-
-    def add(self, mirror: apsw.Connection, holds: SegmentHolds, *, last: bool) -> None:
-        """Takes the rows of `batch` into the file, unless it is the first image and the last."""
-        if last and self._side is None:
-            return
-        if self._side is None:
-            self._side = apsw.Connection(self._path)
-            for pragma in (
-                "journal_mode = OFF",
-                "synchronous = OFF",
-                f"encoding = '{mirror.pragma('encoding')}'",
-            ):
-                self._side.execute(f"PRAGMA {pragma}").fetchall()
-            self._side.execute("ATTACH ':memory:' AS image")
-            self._width = log_width(holds.shapes)
-            self._side.execute(log_table("log", self._width))
-        width = log_width(holds.shapes)
-        for n in range(self._width, width):
-            self._side.execute(f"ALTER TABLE log ADD COLUMN v{n}")
-        self._width = max(self._width, width)
-        self._side.deserialize("image", mirror.serialize("batch"))
-        values = ", ".join(["id, at, shape, op", *(f"v{n}" for n in range(width))])
-        self._side.execute(f"INSERT INTO main.log({values}) SELECT {values} FROM image.log")
-
-    def attach(self, mirror: apsw.Connection) -> None:
-        """Makes the file `batch` of `mirror`, if there is one."""
-        if self._side is None:
-            return
-        self.close()
-        mirror.execute("DETACH batch")
-        mirror.execute("ATTACH ? AS batch", (self._path,))
-
-    def close(self) -> None:
-        if self._side is not None:
-            self._side.close()
-            self._side = None

@@ -202,8 +202,6 @@ class Link:
 
 
 _TRY_AGAIN = "nothing was lost; see that the host is up and its sshd runs, then try again"
-    "nothing was lost; see that the host is up and its sshd runs, and try again: the next pull goes on from here"
-)
 
 
 @contextlib.contextmanager
