@@ -285,6 +285,17 @@ def test_position_edges_are_told_apart_when_the_log_has_just_lost_the_row(pair: 
     oracle.assert_same(pair.path, pair.store.mirror)
 
 
+def test_point_keeps_its_label_when_a_mirror_operation_ends_on_it(pair: Pair) -> None:
+    pair.do(ACCOUNT)
+    pair.install()
+    point = write_point(pair.db, "before-deploy", "operator")
+    assert pair.pull() == ("mirror", "first")
+    with Catalog(pair.store.catalog) as catalog:
+        assert [(each.id, each.label, each.kind) for each in catalog.points()] == [
+            (point.id, "before-deploy", "operator")
+        ]
+
+
 def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:
     pair.start(ACCOUNT)
     pair.do("PRAGMA user_version = 7")

@@ -132,7 +132,8 @@ def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
                    f" {'installed' if report.created else 'brought up to date'}")  # fmt: skip
     total = len(report.captured) + len(report.kept)
     click.echo(
-        f"  captured   {total} tables" + (f" ({would}new: {', '.join(report.captured)})" if report.captured else "")
+        f"  captured   {total} {'table' if total == 1 else 'tables'}"
+        + (f" ({would}new: {', '.join(report.captured)})" if report.captured else "")
     )
     if report.released:
         click.echo(f"  released   {', '.join(report.released)}")
@@ -176,7 +177,7 @@ def uninstall_command(db: Path, as_json: bool) -> None:
         as_json,
         "source.uninstall",
         {"database": str(db), "released": tables},
-        f"{db}: the rolling log is removed; {len(tables)} tables are no longer captured",
+        f"{db}: the rolling log is removed; no longer captured: {', '.join(tables) or 'no table was'}",
     )
 
 

@@ -98,17 +98,6 @@ class Layout(msgspec.Struct, frozen=True):
     journal_mode: str
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What no trigger sees, read in the same transaction as `head`.  `time` is the source's own clock."""
-
-    head: Position
-    time: str
-    user_version: int
-    application_id: int
-    sequence: tuple[tuple[str, int], ...]
-    """rows of sqlite_sequence of the captured tables"""
-
-
 class Point(msgspec.Struct, frozen=True):
     """A consistency point as it stands in the log: prefix of the log up to and including `id`."""
 
@@ -123,3 +112,16 @@ class Point(msgspec.Struct, frozen=True):
     """
     schema_changed: bool = False
     """the schema was not the captured one any more, so the log may not tell all that led here"""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What no trigger sees, read in the same transaction as `head`.  `time` is the source's own clock."""
+
+    head: Position
+    time: str
+    user_version: int
+    application_id: int
+    sequence: tuple[tuple[str, int], ...]
+    """rows of sqlite_sequence of the captured tables"""
+    point: Point | None = None
+    """the consistency point that the row at `head` is, if it is one"""

@@ -90,6 +90,7 @@ class _Pull:
         self._wishes = wishes
         self._mirroring = Mirroring(store, progress)
         self._out = Outcome()
+        self._head_point: Point | None = None
 
     def run(self) -> Outcome:
         try:
@@ -156,6 +157,7 @@ class _Pull:
         )
         if state and not self._wishes.accept_source:
             self._same_source(state, answer)
+        self._head_point = answer.facts.point
         if answer.layout:
             self._out.refused = [f"{each.table}: {each.reason}" for each in answer.layout.refused]
         return answer
@@ -343,7 +345,9 @@ class _Pull:
 
     def _settle(self, state: State) -> None:
         """The catalog learns what the mirror has; a snapshot is taken when one is due."""
-        head = Point(state.position.id, state.time, "pull", None)
+        head = self._head_point
+        if head is None or head.id != state.position.id or head.schema_changed:
+            head = Point(state.position.id, state.time, "pull", None)
         self._out.points = self._record_points(state, [head])
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)

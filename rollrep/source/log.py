@@ -145,7 +145,18 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
         user_version=int(db.pragma("user_version")),
         application_id=int(db.pragma("application_id")),
         sequence=sequence,
+        point=_point_at(db, ends.newest),
     )
+
+
+def _point_at(db: apsw.Connection, log_id: int) -> Point | None:
+    found = find_row(
+        db, f"SELECT id, {TIME.format('at')}, v1, v0, v2, v3 FROM {LOG} WHERE id = ? AND op = {Op.POINT:d}", (log_id,)
+    )
+    if found is None:
+        return None
+    log_id, time, kind, label, sequence, changed = found
+    return Point(log_id, time, kind, label, sequence, bool(changed))
 
 
 def write_point(db: apsw.Connection, label: str | None, kind: str) -> Point:
