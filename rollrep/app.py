@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
-import sqlite3
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def point(connection: sqlite3.Connection, label: str | None = None) -> int:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class CopyProgress:
     """`advance(job, table, rows)` as rows arrive; silent unless `enabled`."""
 
     def __init__(self, *, enabled: bool) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if not enabled:
+            return
+        # Loaded late: a pull from cron starts often, and shows no bar.
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -19,19 +28,20 @@ class CopyProgress:
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=not enabled,
         )
-        self._task = None if not enabled else self._bar.add_task("", visible=False)
+        self._task = self._bar.add_task("", visible=False)
 
     def __enter__(self) -> CopyProgress:
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def advance(self, job: str, table: str, rows: int) -> None:
-        if self._task is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"{job}: mirroring {table}", advance=rows, visible=True)
