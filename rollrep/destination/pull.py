@@ -37,7 +37,7 @@ from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 MOST_RESTARTS = 8
 """how often one pull begins its mirror operation anew before it says that it can't keep up"""
-WINDOW_ROWS = 65_536
+WINDOW_ROWS = 524_288
 OLD_LINE_ENDS = frozenset({"epoch", "diverged", "ahead"})
 """answers after which the source's history is another one"""
 
