@@ -13,6 +13,7 @@ import json
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -23,13 +24,14 @@ from test_cli import Place, only_object, refusal
 from test_replication import SEEDS, Life
 
 from rollrep.core import sql
-from rollrep.core.errors import UsageError
+from rollrep.core.errors import NotRestorable, UsageError
+from rollrep.core.moments import ById, ByLabel, ByPoint, Latest, Moment
 from rollrep.destination import cache as caching
 from rollrep.destination.cache import Cache
 from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.mirror_db import open_mirror
 from rollrep.destination.reading import ask, reader
-from rollrep.destination.restore import Plan, plan, plan_newest, restorable, restore
+from rollrep.destination.restore import Plan, choose, find_point, plan, plan_newest, restorable, restore
 from rollrep.destination.store import Store
 
 
@@ -104,6 +106,27 @@ def compare_some_tables(life: Life, catalog: Catalog, point: CatalogPoint, kept:
     assert part["sequence"] == {name: seq for name, seq in whole["sequence"].items() if name in some}
     expected = [row for row in whole["schema"] if row[0] in ("table", "index") and row[2] in some]
     assert part["schema"] == expected
+
+
+def test_point_is_the_one_found_among_all_when_it_is_named(place: Place) -> None:
+    for label in ("a", "b", "a"):
+        place.good("source", "point", place.db, "--label", label)
+        place.good("pull")
+    with Catalog(store_of(place).catalog) as catalog:
+        points = restorable(catalog)
+        moments: list[Moment] = [Latest(), ByLabel("a"), ByLabel("b"), ByLabel("c"), ById(points[0].id), ById(10**9)]
+        moments += [ByPoint(point.point) for point in points] + [ByPoint(999)]
+        for moment in moments:
+            assert found_or_refused(lambda m: find_point(catalog, m), moment) == found_or_refused(
+                lambda m: choose(points, m, None), moment
+            )
+
+
+def found_or_refused(find: Callable[[Moment], CatalogPoint], moment: Moment) -> CatalogPoint | str:
+    try:
+        return find(moment)
+    except NotRestorable as error:
+        return str(error)
 
 
 # ---------------------------------------------------------------- restore: tables, the mirror
@@ -213,6 +236,18 @@ def test_query_refuses_and_changes_nothing_when_it_would_do_more_than_read(tmp_p
         list(ask(db, statement)[1])
     assert "read" in str(refused.value) or "not authorized" in str(refused.value)
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_reader_can_not_write_and_leaves_no_file_when_no_authorizer_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with contextlib.closing(apsw.Connection(str(path))) as db:
+        db.execute("PRAGMA journal_mode = WAL; CREATE TABLE q(a)").fetchall()
+    with reader(path) as db:
+        db.authorizer = None
+        assert list(ask(db, "SELECT count(*) FROM q")[1]) == [(0,)]
+        with pytest.raises(apsw.ReadOnlyError):
+            db.execute("INSERT INTO q VALUES (1)")
+        assert [each.name for each in tmp_path.iterdir()] == ["a.db"]
 
 
 @pytest.mark.parametrize(
