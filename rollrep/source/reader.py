@@ -36,6 +36,9 @@ FIRST_CHUNK_ROWS = 1_000
 """rows of a table's first chunk; after it, their size is known"""
 IMAGE_PAGE_SIZE = 16_384
 COMPRESSION_LEVEL = 3
+_MS = "CAST({0} * 86400000.0 + 0.5 AS INTEGER)"
+"""SQL for a Julian day in milliseconds, rounded as SQLite's own date functions do"""
+_MS_OF_1970 = 210_866_760_000_000
 
 
 class Gone(Exception):
@@ -118,10 +121,13 @@ class Reader:
         found = all_rows(self._db, f"SELECT DISTINCT shape FROM {LOG} WHERE id > ? AND id <= ?", (after, through))
         shapes = tuple(self._shape(shape_id) for (shape_id,) in sorted(found) if shape_id != 0)
         width = log_width(shapes)
-        values = ", ".join(f"v{n}" for n in range(width))
+        values = ", ".join(f"l.v{n}" for n in range(width))
         self._db.execute(log_table("log_image.log", width))
         self._db.execute(
-            f"INSERT INTO log_image.log SELECT id, at, shape, op, {values} FROM {LOG} WHERE id > ? AND id <= ?",
+            "INSERT INTO log_image.log"
+            f" SELECT l.id, {_MS.format('l.at')} - ifnull({_MS.format('p.at')}, {_MS_OF_1970}), l.shape, l.op, {values}"
+            f" FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
+            " WHERE l.id > ?1 AND l.id <= ?2",
             (after, through),
         )
         proof = proof_of(self._db, through)
