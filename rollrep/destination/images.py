@@ -1,6 +1,7 @@
 """Images: SQLite databases in memory that carry rows here, put beside the mirror to be read by SQL.
 
     batch.log      operations                 chunk.rows     rows of one table, in key order
+                                 chunk.groups   digests of groups of its rows
 
 An image is believed only when its one table is exactly what is expected: nothing else in it is read.
 
@@ -16,6 +17,7 @@ import apsw
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
 from rollrep.query import all_rows, one_row
+from rollrep.wire.digests import groups_table
 from rollrep.wire.images import log_table, log_width, rows_table
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', at)"
@@ -32,6 +34,11 @@ def attach_log(db: apsw.Connection, raw: bytes, first: int, last: int, shapes: S
 def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
     """Makes `chunk` this image of rows of `shape`."""
     _attach(db, "chunk", raw, rows_table("rows", shape.width))
+
+
+def attach_groups(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
+    """Makes `chunk` this image of digests of groups of rows of `shape`."""
+    _attach(db, "chunk", raw, groups_table("groups", shape.key_width))
 
 
 def points_in(db: apsw.Connection) -> tuple[Point, ...]:

@@ -293,10 +293,14 @@ class _Pull:
         head = answer.facts.head
         if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             newest = self._catalog.newest_line()
-            if state is None and newest and newest.epoch == head.epoch:
-                return newest.line, head, self._catalog.archived_through(newest.line)
+            archived = self._catalog.archived_through(newest.line) if newest else 0
+            if state is None and newest and newest.epoch == head.epoch and archived < head.id:
+                return newest.line, head, archived
             return 0, head, head.id
         after = self._archive.end(state.position, state.line).id
+        if answer.reason == "requested" and head.id == after:
+            # Rows may become what no logged operation made of them, and no gap in the archive would say so.
+            return 0, head, head.id
         return state.line, state.position if answer.reason == "schema" else head, after
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:

@@ -103,9 +103,10 @@ def current_shapes(db: apsw.Connection) -> list[Shape]:
 
 
 def load_digests(db: apsw.Connection) -> None:
-    """Gives `db` SQLite's own SHA-1 functions (they ship inside apsw's wheel)."""
+    """Gives `db` SQLite's own SHA-1 and SHA-3 functions (they ship inside apsw's wheel)."""
     db.enable_load_extension(True)
     apsw.sqlite_extra.load(db, "sha1")
+    apsw.sqlite_extra.load(db, "shathree")
     db.enable_load_extension(False)
 
 
