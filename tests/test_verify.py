@@ -187,9 +187,9 @@ def test_value_is_found_when_only_its_storage_class_or_a_bit_differs(
 
 def test_invalid_utf16_is_told_apart_when_it_would_be_the_same_as_utf8(pair: Pair) -> None:
     pair.start("PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-    pair.do("INSERT INTO t VALUES (1, CAST(x'00dc' AS TEXT)), (2, CAST(x'61' AS TEXT))")
+    pair.do("INSERT INTO t VALUES (1, CAST(x'00dc6100' AS TEXT)), (2, CAST(x'61' AS TEXT))")
     assert pair.verify().equal
-    pair.by_hand("UPDATE t SET v = CAST(x'01dc' AS TEXT) WHERE id = 1")
+    pair.by_hand("UPDATE t SET v = CAST(x'00d86100' AS TEXT) WHERE id = 1")
     assert differing(pair.verify()) == {"t": (1, ["1"])}
 
 
