@@ -22,6 +22,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError, SchemaProblem
 from rollrep.core.nouns import PREFIX, Facts, Op, Shape
+from rollrep.destination.indexes import LeftOut
 from rollrep.query import all_rows, find_row, one_value
 
 NET = f"temp.{PREFIX}net"
@@ -37,7 +38,8 @@ class Replay:
     """Replays windows of `batch.log` on `main`, from one commit boundary of the source to the next.
 
     `shapes` says which tables are replayed; rows of other shapes are refused, or left out where
-    `ignore_unknown` is set (a mirror operation that has yet to copy their tables).
+    `ignore_unknown` is set (a mirror operation that has yet to copy their tables).  With `finished` the
+    caller promises to call `finish` before each commit, and indexes may be left out until then.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Replay:
         *,
         in_order: bool = False,
         ignore_unknown: bool = False,
+        finished: bool = False,
     ) -> None:
         self._db = db
         self._shapes = shapes
         self._all_in_order = in_order
         self._ignore_unknown = ignore_unknown
         self._in_order: set[int] = set()
+        self._left_out = LeftOut(db) if finished else None
 
     def window(self, first: int, last: int) -> int:
         """Replays the rows of batch.log with first ≤ id ≤ last; returns how many operations those are.
@@ -72,10 +76,17 @@ class Replay:
         for shape_id, ops in counted.items():
             shape = self._shapes.get(shape_id)
             if shape is not None:
+                if self._left_out:
+                    self._left_out.announce(shape.table, sum(ops.values()))
                 self._table(shape, first, last, touched=Op.TOUCHED in ops)
             elif not self._ignore_unknown:
                 raise SchemaProblem(f"the log speaks of shape {shape_id}, which this mirror does not have")
         return sum(sum(ops.values()) for ops in counted.values())
+
+    def finish(self) -> None:
+        """Ends what `window` left open: the indexes that were left out are built again."""
+        if self._left_out:
+            self._left_out.build()
 
     def _table(self, shape: Shape, first: int, last: int, *, touched: bool) -> None:
         if self._all_in_order or not shape.touches_logged or (touched and self._has_open_touch(shape, first, last)):

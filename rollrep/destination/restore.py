@@ -205,7 +205,7 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
         if state is None or state.position.id != chosen.snapshot.id:
             raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
         db.execute("PRAGMA synchronous = OFF")
-        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes})
+        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes}, finished=True)
         if chosen.segments:
             progress(f"replaying {chosen.operations} log rows")
         after = chosen.snapshot.id
@@ -221,6 +221,8 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
                         sequence = point_sequence(point.sequence, state.layout.encoding)
                         set_sequence(db, sequence, state.layout.shapes)
             after = last
+        with transaction(db):
+            replay.finish()
         progress("checking")
         rows = _finish(db, state.layout)
     return rows
