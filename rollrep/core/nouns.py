@@ -35,6 +35,8 @@ class Position(msgspec.Struct, frozen=True):
     epoch: str
     id: int
     proof: str
+    at: float | None = None
+    """the row's Julian day, where it is known: what proves the row once the log has forgotten its values"""
 
 
 class Shape(msgspec.Struct, frozen=True):

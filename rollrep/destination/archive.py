@@ -22,7 +22,7 @@ from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Line, Segment
 from rollrep.destination.images import attach_log, points_in
 from rollrep.destination.store import Store
-from rollrep.wire.messages import Batch
+from rollrep.wire.messages import Batch, Bridge
 
 KIND = "segment"
 
@@ -39,6 +39,10 @@ class SegmentHolds(msgspec.Struct, frozen=True):
     points: tuple[Point, ...]
     facts: Facts | None
     """at `last`, where that is a commit of the source and was seen as one"""
+    settles: int = 0
+    """where not 0: these rows stand for forgotten ones, one for each key, as they were at some log id up to this one"""
+    at: float | None = None
+    """the Julian day of log row `last`, of such rows"""
 
 
 class Archive:
@@ -58,13 +62,26 @@ class Archive:
         holds = SegmentHolds(
             line.line, batch.epoch, batch.first, batch.last, batch.proof, batch.shapes, points_in(db), facts
         )
+        self._write(line, holds, packed, len(raw))
+        return holds
+
+    def add_bridge(self, db: apsw.Connection, line: Line, first: int, bridge: Bridge, packed: bytes) -> SegmentHolds:
+        """Archives rows that stand for forgotten ones from `first` on; attached as by `add`."""
+        raw = container.unpack(packed, bridge.image.raw_bytes)
+        attach_log(db, raw, first, bridge.last, bridge.shapes, sparse=True)
+        holds = SegmentHolds(
+            line.line, bridge.epoch, first, bridge.last, "", bridge.shapes, (), None, bridge.facts.head.id, bridge.at
+        )
+        self._write(line, holds, packed, len(raw))
+        return holds
+
+    def _write(self, line: Line, holds: SegmentHolds, packed: bytes, raw_bytes: int) -> None:
         folder = self._store.archive / str(line.line)
         folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{batch.first:012d}-{batch.last:012d}.segment"
-        size = container.write_packed(path, KIND, packed, len(raw), holds)
+        path = folder / f"{holds.first:012d}-{holds.last:012d}.segment"
+        size = container.write_packed(path, KIND, packed, raw_bytes, holds)
         relative = str(path.relative_to(self._store.folder))
-        self._catalog.add_segment(Segment(line.line, batch.first, batch.last, batch.proof, relative, size))
-        return holds
+        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))
 
     def end(self, position: Position, line: int) -> Position:
         """How far the archive reaches from `position` without a hole."""
@@ -82,7 +99,8 @@ class Archive:
     def attach(self, db: apsw.Connection, segment: Segment) -> SegmentHolds:
         """Makes `batch` of `db` the segment's image, checked to its last byte."""
         holds = self.holds(segment)
-        attach_log(db, container.read_raw(self.path(segment), KIND), holds.first, holds.last, holds.shapes)
+        raw = container.read_raw(self.path(segment), KIND)
+        attach_log(db, raw, holds.first, holds.last, holds.shapes, sparse=holds.settles > 0)
         return holds
 
     def attached(self, db: apsw.Connection, line: int, after: int, through: int) -> Iterator[SegmentHolds]:

@@ -210,6 +210,10 @@ class Catalog:
                 if not reach.covers(point.line, point.id):
                     self._db.execute("DELETE FROM point WHERE point = ?", (point.point,))
 
+    def has_bridge(self, line: int, log_id: int) -> bool:
+        """Whether rows that stand for forgotten ones are archived after `log_id`; only they prove nothing."""
+        return any(segment.proof == "" for segment in self.segments_after(line, log_id))
+
     def segments(self) -> list[Segment]:
         """All of them, line by line, oldest first."""
         return [Segment(*row) for row in all_rows(self._db, "SELECT * FROM segment ORDER BY line, first")]

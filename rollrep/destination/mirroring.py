@@ -26,6 +26,7 @@ import apsw
 import msgspec
 
 from rollrep.core import sql
+from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Position, Shape
 from rollrep.destination import container
 from rollrep.destination.container import unpack
@@ -43,11 +44,22 @@ Progress = Callable[[str, int], None]
 
 
 @dataclasses.dataclass
+class Moved:
+    """What a mirror operation moved of one table, and by which rung of the ladder."""
+
+    table: str
+    rung: str
+    rows: int = 0
+    bytes: int | None = 0
+    """on the wire; None where tables travelled together"""
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
 class Copied:
     """What a mirror operation moved."""
 
-    tables: list[str] = dataclasses.field(default_factory=list)
-    rows: int = 0
+    tables: list[Moved] = dataclasses.field(default_factory=list)
     operations: int = 0
 
 
@@ -192,6 +204,7 @@ class Mirroring:
             with transaction(self.db):
                 self.db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
                 write_state(self.db, state)
+        moved, began = Moved(shape.table, "copy"), monotonic_s()
         ask = SendChunk(shape.id, state.after_key, state.position.id, state.schema_digest)
         session.ask_chunk(ask)
         while True:
@@ -203,8 +216,11 @@ class Mirroring:
                 key = chunk[0].last_key if chunk else state.after_key
                 session.ask_chunk(SendChunk(shape.id, key, reached, state.schema_digest))
             state = self._apply(state, shape, tail, chunk)
+            if chunk:
+                moved.rows, moved.bytes = moved.rows + chunk[0].rows, (moved.bytes or 0) + len(chunk[1])
             if complete:
-                self.copied.tables.append(shape.table)
+                moved.seconds = monotonic_s() - began
+                self.copied.tables.append(moved)
                 return state
 
     def _apply(
@@ -224,7 +240,6 @@ class Mirroring:
                     f"INSERT OR REPLACE INTO main.{sql.name(shape.table)}({sql.names(shape.columns)})"
                     f" SELECT {values} FROM chunk.rows ORDER BY rowid"
                 )
-                self.copied.rows += said.rows
                 state = msgspec.structs.replace(
                     state,
                     position=said.facts.head,

@@ -83,6 +83,10 @@ class Replay:
                 raise SchemaProblem(f"the log speaks of shape {shape_id}, which this mirror does not have")
         return sum(sum(ops.values()) for ops in counted.values())
 
+    def keep_order(self) -> None:
+        """From here on every row is replayed as it was logged."""
+        self._all_in_order = True
+
     def finish(self) -> None:
         """Ends what `window` left open: the indexes that were left out are built again."""
         if self._left_out:

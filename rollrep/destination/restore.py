@@ -212,6 +212,9 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
         for segment in chosen.segments:
             holds = archive.attach(db, segment)
             last = min(holds.last, chosen.point.id)
+            if holds.settles:
+                # Rows of several moments: they are right in the end, whatever collides on the way.
+                replay.keep_order()
             with transaction(db):
                 replay.window(after + 1, last)
                 if holds.facts and holds.facts.head.id == last:

@@ -64,6 +64,7 @@ class Result:
             "seconds": round(self.seconds, 3),
             "tables_mirrored": self.outcome.tables_mirrored,
             "rows_mirrored": self.outcome.rows_mirrored,
+            "tables": [dataclasses.asdict(each) for each in self.outcome.moved],
             "points_recorded": len(self.outcome.points),
             "snapshot": snapshot.path if snapshot else None,
             "not_carried": self.outcome.refused,

@@ -141,7 +141,9 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
         sequence = tuple(all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'"))
     return Facts(
-        head=Position(meta.epoch, ends.newest, proof),
+        head=Position(
+            meta.epoch, ends.newest, proof, one_value(db, f"SELECT at FROM {LOG} WHERE id = ?", (ends.newest,))
+        ),
         time=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         user_version=int(db.pragma("user_version")),
         application_id=int(db.pragma("application_id")),
@@ -172,6 +174,6 @@ def count_points(db: apsw.Connection) -> int:
 
 
 def forgotten_reach(db: apsw.Connection) -> str | None:
-    """The time of the oldest forgotten key that has one (one per pruning step has)."""
+    """The time of the oldest forgotten key that has one (an older rollrep wrote one per pruning step)."""
     row = find_row(db, f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1")
     return row[0] if row else None

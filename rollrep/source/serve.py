@@ -27,6 +27,7 @@ from rollrep.core.errors import RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.digests import Digests
+from rollrep.source.forgotten import Forgotten
 from rollrep.source.inspect import layout_of
 from rollrep.source.install import renew_epoch, repair
 from rollrep.source.log import (
@@ -104,6 +105,7 @@ class _Server:
         self._db: apsw.Connection | None = None
         self._reader: Reader | None = None
         self._digests: Digests | None = None
+        self._forgotten: Forgotten | None = None
         self._meta: Meta | None = None
         self._digest = ""
         self._shapes: dict[int, Shape] = {}
@@ -118,6 +120,8 @@ class _Server:
                 self.say(self._hello(self._db, message))
             elif isinstance(message, messages.SendBatches):
                 self._send_batches(message)
+            elif isinstance(message, messages.SendForgotten):
+                self._send_forgotten(self._db, message)
             else:
                 self._send_with_tail(self._db, message)
 
@@ -145,6 +149,7 @@ class _Server:
         load_digests(self._db)
         self._reader = Reader(self._db)
         self._digests = Digests(self._db, self._reader)
+        self._forgotten = Forgotten(self._db, self._reader)
 
     def _permitted(self, database: str) -> Path:
         if self._databases is None:
@@ -253,6 +258,19 @@ class _Server:
         if isinstance(wanted, messages.SendGroups):
             return self._digests.groups(meta, shape, wanted.ranges, wanted.group_rows, wanted.position)
         return self._digests.rows(meta, shape, wanted.ranges, wanted.position)
+
+    def _send_forgotten(self, db: apsw.Connection, wanted: messages.SendForgotten) -> None:
+        self._greeted()
+        assert self._forgotten is not None, "hello was said"
+        found = None
+        if wanted.schema_digest == self._digest:
+            found = self._forgotten.bridge(wanted.after, wanted.at, self._shapes)
+        if wanted.schema_digest != self._digest or not is_current(db):
+            self.say(messages.Changed())
+        elif found:
+            self.say(*found)
+        else:
+            self.say(messages.Done())
 
     def _overrun(self, gone: Gone, after: int) -> None:
         if self._db is not None and gone.oldest <= after + 1:

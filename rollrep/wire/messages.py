@@ -4,6 +4,7 @@
     Hello (position) ────────────────────────► Answer | Refusal
     SendBatches (after, through) ────────────► Batch+data ... Batch+data, Done | Overrun
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
+    SendForgotten (after, at) ───────────────► Bridge+data | Done (they don't reach back so far) | Changed
     SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Groups+data | Rows+data, or as above
     Hello again, at any time after an answer is whole; the end of the stream at any time
 
@@ -206,10 +207,35 @@ class Rows(Message, frozen=True):
     image: Image
 
 
+class SendForgotten(Message, frozen=True):
+    """The rows behind forgotten keys: those of log rows after `after`, which was written at `at` (a Julian day)."""
+
+    after: int
+    at: float
+    schema_digest: str
+
+
+class Bridge(Message, frozen=True):
+    """For log rows `after` + 1 to `last`, which are forgotten: each of their keys once, in the image's table `log`.
+
+    A PUT of the row as it is at `facts.head`, or a DELETE where there is none.  `at` is that of log row `last`.
+    `is_last` says that the log itself begins after `last`.
+    """
+
+    epoch: str
+    last: int
+    at: float
+    is_last: bool
+    rows: int
+    shapes: tuple[Shape, ...]
+    facts: Facts
+    image: Image
+
+
 Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
-FromDestination = Hello | SendBatches | SendChunk | SendStretch | SendGroups | SendRows
-FromSource = Answer | Refusal | Batch | Done | Overrun | Changed | Chunk | Stretch | Groups | Rows
+FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows
+FromSource = Answer | Refusal | Batch | Bridge | Done | Overrun | Changed | Chunk | Stretch | Groups | Rows
 
 _encoder = msgspec.json.Encoder()
 _from_destination = msgspec.json.Decoder(FromDestination)

@@ -92,6 +92,23 @@ class Session:
         """Says what is wanted next of a table; `read` reads the answer."""
         self._say(wanted)
 
+    def forgotten(self, wanted: messages.SendForgotten) -> tuple[messages.Bridge, bytes] | None:
+        """The next rows behind forgotten keys with their packed image; None where the keys don't reach back so far.
+
+        Raises SchemaChanged.
+        """
+        self._say(wanted)
+        message = self._hear()
+        if isinstance(message, messages.Bridge):
+            if message.last < wanted.after:
+                raise self._nonsense(message)
+            return message, self._image(message.image)
+        if isinstance(message, messages.Changed):
+            raise SchemaChanged
+        if isinstance(message, Done):
+            return None
+        raise self._nonsense(message)
+
     def ask_chunk(self, wanted: messages.SendChunk) -> None:
         self.ask(wanted)
 
