@@ -1,4 +1,4 @@
-"""Mirror again by the rows behind the forgotten keys: only what changed moves, and the mirror is the source."""
+"""Mirror again, by the rows behind the forgotten keys or by digests: only what changed moves, and all is right."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import apsw
 import make
 import oracle
 import pytest
-from sources import Application, copy_source, pull_once, recompute
+from sources import Application, copy_source, pull_once, recompute, session
 
 from rollrep.core.errors import NotRestorable, Temporary
 from rollrep.core.moments import ByTime
 from rollrep.destination import bridging
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.pull import Outcome
+from rollrep.destination.compare import Comparison
+from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.restore import find_point, plan, restorable, restore
 from rollrep.destination.store import Store
-from rollrep.source import forgotten, reader
+from rollrep.source import digests, forgotten, reader
 from rollrep.source.database import open_source
 from rollrep.source.install import install
 from rollrep.source.log import write_point
@@ -135,14 +136,78 @@ def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: Pair) 
 
 
 @pytest.mark.parametrize("keep_keys", [0, 200])
-def test_tables_are_copied_when_the_keys_are_forgotten_too(pair: Pair, keep_keys: int) -> None:
+def test_tables_are_compared_when_the_keys_are_forgotten_too(pair: Pair, keep_keys: int) -> None:
     pair.start(keep_keys=keep_keys)
+    before = pair.point()
+    pair.pull()
     pair.fall_off()
-    assert rungs(pair.pull()) == {"copy"}
+    outcome = pair.pull()
+    assert rungs(outcome) == {"digests"}
+    assert outcome.rows_mirrored < 1_000
+    assert {each.table for each in outcome.moved if each.rows} == {"account", "pair", "bare"}
+    assert sum(each.bytes or 0 for each in outcome.moved) < 100_000, "the tables are 1.5 MB"
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*before)
+    pair.same_at(*after)
+    pair.whole()
+
+
+@pytest.mark.parametrize("change", ["UPDATE account SET city = hex(randomblob(30))", "DELETE FROM account", "VACUUM"])
+def test_tables_are_right_when_everything_or_nothing_changed_beyond_the_keys(pair: Pair, change: str) -> None:
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    pair.do(change)
+    assert rungs(pair.pull()) == {"digests"}
     pair.same()
 
 
-def test_tables_are_copied_when_the_source_was_restored_and_its_log_went_past_the_mirror(pair: Pair) -> None:
+def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: Pair) -> None:
+    pair.start()
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
+        db.execute("UPDATE account SET owner = 'by hand' WHERE id = 77; DELETE FROM pair WHERE n = 9").fetchall()
+    with session() as talk, pair.store.locked():
+        outcome = pull(pair.store, talk, Wishes(str(pair.path), mirror=True), lambda _table, _rows: None)
+    assert {each.table: (each.rung, each.rows) for each in outcome.moved} == {
+        "account": ("digests", 1),
+        "pair": ("digests", 1),
+        "bare": ("digests", 0),
+    }
+    pair.same()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhile(
+    pair: Pair, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
+    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    rng = random.Random(str(share))
+    answer = Comparison._answer
+    written = iter(range(200))
+
+    def write_first(self: Comparison, *args: object, **how: object) -> object:
+        if next(written, None) is not None:
+            a, b = rng.sample(range(1, 20_000), 2)
+            pair.do("UPDATE OR REPLACE account SET owner = 'moving' WHERE id = ?", (a,))
+            pair.do("UPDATE OR REPLACE account SET owner = 'owner ' || ? WHERE id = ?", (a, b))
+            pair.do("UPDATE OR REPLACE account SET owner = 'owner ' || ? WHERE id = ?", (b, a))
+        return answer(self, *args, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Comparison, "_answer", write_first)
+    with contextlib.suppress(Temporary):
+        pair.pull(cut_after=int(90_000 * share))
+    assert pair.pull().answer in ("mirror", "resume", "up_to_date")
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*after)
+
+
+def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror(pair: Pair) -> None:
     """By number alone the keys seem to reach back; the row at the position was another one."""
     pair.start()
     backup = pair.folder / "backup.db"
@@ -158,7 +223,7 @@ def test_tables_are_copied_when_the_source_was_restored_and_its_log_went_past_th
     for n in range(900):
         pair.do("UPDATE account SET city = 'new' WHERE id = ?", (n + 1_000,))
     outcome = pair.pull()
-    assert (outcome.reason, rungs(outcome)) == ("pruned", {"copy"})
+    assert (outcome.reason, rungs(outcome)) == ("pruned", {"digests"})
     pair.same()
 
 
