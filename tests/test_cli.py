@@ -632,6 +632,40 @@ def test_json_names_its_schema_when_the_command_is_check_or_init(place: Place) -
     assert {item["item"]: item["state"] for item in job["items"]}["fresh"] == "OK"
 
 
+def test_verify_ends_with_16_and_says_what_differs_when_the_mirror_was_edited(place: Place) -> None:
+    place.installed()
+    assert place.run("verify", "shop").returncode == 10
+    place.good("pull", "shop")
+    told = place.told("verify", "shop", "--against-source")
+    assert told["schema"] == "rollrep.verify/1"
+    assert told.keys() >= {"equal", "position", "time", "tables", "not_compared", "seconds", "bytes_received"}
+    table = next(each for each in told["tables"] if each["rows"] > 10)
+    assert table.keys() >= {"table", "rows", "ranges_compared", "rows_differing", "rows_repaired", "keys"}
+    with contextlib.closing(apsw.Connection(str(place.store / "shop" / "mirror.db"))) as db:
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        db.execute(f'DELETE FROM "{table["table"]}" WHERE rowid % 2')
+    for more in ([], ["--repair", "-n"]):
+        done = place.run("verify", "shop", "--against-source", *more)
+        assert done.returncode == 16
+        assert f"shop: {table['table']}: " in done.stdout
+        assert "next: rollrep verify shop --against-source --repair" in done.stderr
+    checked = place.run("check", "shop")
+    assert checked.returncode == 16
+    assert "FAIL    shop: verified: against the source" in checked.stdout
+    assert (
+        place.good("verify", "shop", "--against-source", "--repair").stdout.count("repaired, and compared again") == 1
+    )
+    assert place.told("verify", "shop")["schema"] == "rollrep.verify/1"
+    place.good("check", "shop")
+    assert place.run("verify", "shop", "--against-source", "--table", "nothing").returncode == 2
+    assert place.run("verify", "shop", "--repair").returncode == 2
+    [segment] = (place.store / "shop" / "snapshots").glob("*-1-*.snapshot")
+    segment.write_bytes(segment.read_bytes()[:-1])
+    done = place.run("verify", "shop")
+    assert done.returncode == 16
+    assert f"{segment}: " in done.stdout and "points can be restored" in done.stdout
+
+
 def test_check_ends_with_the_items_code_when_one_fails(place: Place) -> None:
     done = place.run("check", "shop")
     assert done.returncode == 10

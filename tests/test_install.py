@@ -567,13 +567,13 @@ def test_forgotten_keys_are_those_of_the_pruned_rows_when_work_was_random(
             return ", ".join(f"typeof({c}) || ifnull(hex(CAST({c} AS BLOB)), '')" for c in columns)
 
         expected = [
-            (log_id, shape, *(values[n] if n < widths[shape] else "null" for n in range(most)))
-            for log_id, shape, *values in con.execute(
-                f"SELECT id, shape, {exact('v')} FROM shadow WHERE id > ? AND id <= ? AND shape > 0 ORDER BY id",
+            (log_id, shape, at, *(values[n] if n < widths.get(shape, 0) else "null" for n in range(most)))
+            for log_id, shape, at, *values in con.execute(
+                f"SELECT id, shape, at, {exact('v')} FROM shadow WHERE id > ? AND id <= ? ORDER BY id",
                 (forgotten, pruned),
             )
         ]
-        found = list(con.execute(f"SELECT id, shape, {exact('k')} FROM _rollrep_forgotten ORDER BY id"))
+        found = list(con.execute(f"SELECT id, shape, at, {exact('k')} FROM _rollrep_forgotten ORDER BY id"))
         assert pruned > 90
         assert len(found) > 50
         assert found == expected

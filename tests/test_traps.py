@@ -12,10 +12,11 @@ from pathlib import Path
 import apsw
 import oracle
 import pytest
-from sources import copy_source, pull_once
+from sources import copy_source, pull_once, session
 
 from rollrep.core.clock import iso
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.restore import plan, restorable, restore
 from rollrep.destination.store import Store
 from rollrep.source.install import install
@@ -331,3 +332,17 @@ def test_points_keep_the_source_times_to_the_millisecond_when_archived(pair: Pai
     with Catalog(pair.store.catalog) as catalog:
         recorded = {point.id: iso(point.time) for point in catalog.points()}
     assert {point.id: point.time for point in written}.items() <= recorded.items()
+
+
+def test_restore_is_right_when_a_mirror_was_asked_for_and_nothing_had_been_logged(pair: Pair) -> None:
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
+    with contextlib.closing(apsw.Connection(str(pair.path))) as db:
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        db.execute("UPDATE account SET city = 'unseen'")
+    with session() as talk, pair.store.locked():
+        pull(pair.store, talk, Wishes(str(pair.path), mirror=True), lambda _table, _rows: None)
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.do("INSERT INTO account VALUES (2, 'b', 'y')")
+    later = pair.point()
+    pair.same()
+    pair.same_at(*later)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class CopyProgress:
     """`advance(job, table, rows)` as rows arrive; silent unless `enabled`."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, doing: str = "mirroring") -> None:
+        self._doing = doing
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         if not enabled:
@@ -44,4 +45,4 @@ class CopyProgress:
 
     def advance(self, job: str, table: str, rows: int) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=f"{job}: mirroring {table}", advance=rows, visible=True)
+            self._bar.update(self._task, description=f"{job}: {self._doing} {table}", advance=rows, visible=True)

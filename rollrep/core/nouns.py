@@ -40,6 +40,8 @@ class Position(msgspec.Struct, frozen=True):
     epoch: str
     id: int
     proof: str
+    at_ms: int | None = None
+    """the row's time, since 1970, where it is known: it proves the row when the log has forgotten its values"""
 
 
 class Shape(msgspec.Struct, frozen=True):

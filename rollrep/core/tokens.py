@@ -58,3 +58,21 @@ def bind_token(token: str) -> tuple[str, Bindable]:
     if kind == "n":
         return "?", None
     raise RollrepError(f"{token[:80]!r} is no key of a row")
+
+
+def show_token(token: str, encoding: str) -> str:
+    """The token's value as people write it in SQL; `encoding` is the database's, as SQLite names it.
+
+    >>> show_token("i:17", "UTF-8"), show_token("t:6162", "UTF-8"), show_token("t:ff", "UTF-8"), show_token("b:00", "")
+    ('17', "'ab'", "x'ff'", "x'00'")
+    """
+    kind, _, rest = token.partition(":")
+    if kind == "t":
+        try:
+            text = bytes.fromhex(rest).decode(encoding)
+        except UnicodeDecodeError:
+            return f"x'{rest.lower()}'"
+        return "'" + text.replace("'", "''") + "'"
+    if kind == "r":
+        return repr(float.fromhex(rest))
+    return {"b": f"x'{rest.lower()}'", "n": "NULL"}.get(kind, rest)

@@ -60,10 +60,10 @@ class Archive:
         )
         folder = self._store.archive / str(line.line)
         folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{batch.first:012d}-{batch.last:012d}.segment"
+        path = folder / f"{holds.first:012d}-{holds.last:012d}.segment"
         size = container.write_packed(path, KIND, packed, len(raw), holds)
         relative = str(path.relative_to(self._store.folder))
-        self._catalog.add_segment(Segment(line.line, batch.first, batch.last, batch.proof, relative, size))
+        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))
         return holds
 
     def end(self, position: Position, line: int) -> Position:
@@ -82,7 +82,8 @@ class Archive:
     def attach(self, db: apsw.Connection, segment: Segment) -> SegmentHolds:
         """Makes `batch` of `db` the segment's image, checked to its last byte."""
         holds = self.holds(segment)
-        attach_log(db, container.read_raw(self.path(segment), KIND), holds.first, holds.last, holds.shapes)
+        raw = container.read_raw(self.path(segment), KIND)
+        attach_log(db, raw, holds.first, holds.last, holds.shapes)
         return holds
 
     def attached(self, db: apsw.Connection, line: int, after: int, through: int) -> Iterator[SegmentHolds]:

@@ -109,6 +109,22 @@ class Reach:
         return nearest >= 0 and log_id <= stretches[nearest][1]
 
 
+def reach_of(segments: Iterable[Segment], snapshots: Iterable[Snapshot]) -> Reach:
+    """What these lead to; segments of a line come oldest first.  Pure."""
+    runs: dict[int, list[list[int]]] = {}
+    for segment in segments:
+        of_line = runs.setdefault(segment.line, [])
+        if of_line and of_line[-1][1] >= segment.first - 1:
+            of_line[-1][1] = max(of_line[-1][1], segment.last)
+        else:
+            of_line.append([segment.first, segment.last])
+    stretches: dict[int, list[tuple[int, int]]] = {}
+    for snapshot in snapshots:
+        ends = [last for first, last in runs.get(snapshot.line, []) if first <= snapshot.id + 1 <= last]
+        stretches.setdefault(snapshot.line, []).append((snapshot.id, max([snapshot.id, *ends])))
+    return Reach(stretches)
+
+
 class Catalog:
     """Open it under the job's lock to write; readers need none."""
 
@@ -194,20 +210,13 @@ class Catalog:
                 if not reach.covers(point.line, point.id):
                     self._db.execute("DELETE FROM point WHERE point = ?", (point.point,))
 
+    def segments(self) -> list[Segment]:
+        """All of them, line by line, oldest first."""
+        return [Segment(*row) for row in all_rows(self._db, "SELECT * FROM segment ORDER BY line, first")]
+
     def reach(self) -> Reach:
         """What snapshots and archive lead to."""
-        runs: dict[int, list[list[int]]] = {}
-        for line, first, last in all_rows(self._db, "SELECT line, first, last FROM segment ORDER BY line, first"):
-            of_line = runs.setdefault(line, [])
-            if of_line and of_line[-1][1] >= first - 1:
-                of_line[-1][1] = max(of_line[-1][1], last)
-            else:
-                of_line.append([first, last])
-        stretches: dict[int, list[tuple[int, int]]] = {}
-        for snapshot in self.snapshots():
-            ends = [last for first, last in runs.get(snapshot.line, []) if first <= snapshot.id + 1 <= last]
-            stretches.setdefault(snapshot.line, []).append((snapshot.id, max([snapshot.id, *ends])))
-        return Reach(stretches)
+        return reach_of(self.segments(), self.snapshots())
 
     def archived_through(self, line: int) -> int:
         """The newest log id of `line` that is archived; 0 where none is."""
@@ -298,6 +307,11 @@ class Catalog:
     def confirmed(self) -> dt.datetime | None:
         text = one_value(self._db, "SELECT confirmed FROM state")
         return from_iso(text) if text else None
+
+    def last_event(self, kind: str) -> tuple[dt.datetime, dict[str, Any]] | None:
+        """(when, details) of the newest event of that kind."""
+        row = find_row(self._db, "SELECT at, detail FROM event WHERE kind = ? ORDER BY id DESC LIMIT 1", (kind,))
+        return (from_iso(row[0]), json.loads(row[1])) if row else None
 
     def note(self, kind: str, **detail: object) -> None:
         """Writes an event."""

@@ -10,11 +10,12 @@ Knows: the image's layout.  Does not know: what the rows mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
 
-from rollrep.destination.archive import SegmentHolds
+from rollrep.core.nouns import Shape
 from rollrep.wire.images import log_table, log_width
 
 CACHE_KIB = 24_576
@@ -28,7 +29,7 @@ class Gathered:
         self._side: apsw.Connection | None = None
         self._width = 0
 
-    def add(self, mirror: apsw.Connection, holds: SegmentHolds, *, last: bool) -> None:
+    def add(self, mirror: apsw.Connection, shapes: Sequence[Shape], *, last: bool) -> None:
         """Takes the rows of `batch` into the file, unless it is the first image and the last."""
         if last and self._side is None:
             return
@@ -41,9 +42,9 @@ class Gathered:
             ):
                 self._side.execute(f"PRAGMA {pragma}").fetchall()
             self._side.execute("ATTACH ':memory:' AS image")
-            self._width = log_width(holds.shapes)
+            self._width = log_width(shapes)
             self._side.execute(log_table("log", self._width))
-        width = log_width(holds.shapes)
+        width = log_width(shapes)
         for n in range(self._width, width):
             self._side.execute(f"ALTER TABLE log ADD COLUMN v{n}")
         self._width = max(self._width, width)

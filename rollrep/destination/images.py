@@ -1,6 +1,7 @@
 """Images: SQLite databases in memory that carry rows here, put beside the mirror to be read by SQL.
 
     batch.log      operations                 chunk.rows     rows of one table, in key order
+                                 chunk.groups   digests of groups of its rows
 
 An image is believed only when its one table is exactly what is expected: nothing else in it is read.
 
@@ -16,22 +17,36 @@ import apsw
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
 from rollrep.query import all_rows, find_row, one_row
+from rollrep.wire.digests import groups_table
 from rollrep.wire.images import log_table, log_width, rows_table
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', ms / 1000.0, 'unixepoch')"
 
 
-def attach_log(db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape]) -> None:
-    """Makes `batch` this image.  Raises VerifyFailed where it is not rows `first` to `last`, each once."""
+def attach_log(
+    db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape], *, sparse: bool = False
+) -> None:
+    """Makes `batch` this image.  Raises VerifyFailed where it is not rows `first` to `last`, each once.
+
+    `sparse`: ids may be missing, as where each forgotten key stands there only once.
+    """
     _attach(db, "batch", raw, log_table("log", log_width(shapes)))
-    found = one_row(db, "SELECT min(id), max(id), count(*) FROM batch.log")
-    if found != (first, last, last - first + 1):
-        raise VerifyFailed(f"a batch holds log rows {found[0]} to {found[1]} ({found[2]}), not {first} to {last}")
+    low, high, rows = one_row(db, "SELECT min(id), max(id), count(*) FROM batch.log")
+    right = (
+        rows == 0 or first <= low <= high <= last if sparse else (low, high, rows) == (first, last, last - first + 1)
+    )
+    if not right:
+        raise VerifyFailed(f"a batch holds log rows {low} to {high} ({rows}), not {first} to {last}")
 
 
 def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
     """Makes `chunk` this image of rows of `shape`."""
     _attach(db, "chunk", raw, rows_table("rows", shape.width))
+
+
+def attach_groups(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
+    """Makes `chunk` this image of digests of groups of rows of `shape`."""
+    _attach(db, "chunk", raw, groups_table("groups", shape.key_width))
 
 
 def points_in(db: apsw.Connection) -> tuple[Point, ...]:

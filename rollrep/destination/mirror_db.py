@@ -44,6 +44,8 @@ class State(msgspec.Struct, frozen=True):
     """why a mirror operation is under way; empty in a finished mirror"""
     began_after: int = 0
     """where the hole of a mirror operation begins"""
+    compares: bool = False
+    """whether that operation began with the old mirror's rows, and compares them with the source's"""
 
 
 def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:

@@ -1,6 +1,6 @@
 """The mirror operation: the source's tables, chunk by chunk, into a mirror of their own, then published.
 
-    begin ──► for each table: [log tail + chunk of rows] in one transaction, position inside
+    begin ──► for each table: [log tail + chunk of rows, or digests] in one transaction, position inside
           ──► the log's rest up to a commit of the source ──► publish
 
 Each chunk is read at the source in one transaction with the log up to that moment, so it has an exact
@@ -8,6 +8,9 @@ position and writers go on.  While it lasts, every table copied so far is at tha
 copied, and what the log says of later keys is applied too: the staging mirror is always a subset of the
 source as of its position.  Every step drains the log, so the log that is chased can't be fallen off while
 the connection holds; after an interruption it goes on where it was.
+
+Where the layout is as it was, the staging mirror begins as a copy of the mirror, and each table is compared by
+digests: only the rows that differ are fetched.
 
 Readers keep the old mirror until the new one is whole.  Tail rows are replayed in order, because a chunk's
 tail may end between a TOUCHED row and the row it announces.
@@ -26,8 +29,10 @@ import apsw
 import msgspec
 
 from rollrep.core import sql
-from rollrep.core.nouns import Position, Shape
+from rollrep.core.clock import monotonic_s
+from rollrep.core.nouns import Facts, Position, Shape
 from rollrep.destination import container
+from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_log, attach_rows
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
@@ -36,18 +41,29 @@ from rollrep.destination.schema import evolve
 from rollrep.destination.snapshots import copy_database
 from rollrep.destination.store import Store
 from rollrep.wire.messages import Answer, Batch, Chunk, SendChunk
-from rollrep.wire.session import Session
+from rollrep.wire.session import Session, Tail
 
 Progress = Callable[[str, int], None]
 """called with (table, rows) as rows arrive"""
 
 
 @dataclasses.dataclass
+class Moved:
+    """What a mirror operation moved of one table, and by which rung of the ladder."""
+
+    table: str
+    rung: str
+    rows: int = 0
+    bytes: int | None = 0
+    """on the wire; None where tables travelled together"""
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
 class Copied:
     """What a mirror operation moved."""
 
-    tables: list[str] = dataclasses.field(default_factory=list)
-    rows: int = 0
+    tables: list[Moved] = dataclasses.field(default_factory=list)
     operations: int = 0
 
 
@@ -83,7 +99,9 @@ class Mirroring:
         layout = answer.layout or (layout_before.layout if layout_before else None)
         assert layout is not None, "a source sends its layout whenever the destination has none"
         self.discard()
-        partly = answer.reason == "schema"
+        # Where the layout is the same, most rows are likely to be: only what differs is fetched.
+        compares = layout_before is not None and answer.layout is None
+        partly = answer.reason == "schema" or compares
         if partly:
             with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
                 copy_database(mirror, self._store.staging)
@@ -100,9 +118,10 @@ class Mirroring:
                 schema_digest=answer.schema_digest,
                 database_id=answer.database_id,
                 instance=answer.instance,
-                copied=tuple(shape_id for shape_id in copied if shape_id not in to_copy),
+                copied=tuple(shape_id for shape_id in copied if shape_id not in to_copy and not compares),
                 reason=answer.reason,
                 began_after=after,
+                compares=compares,
             )
             write_state(self._db, state)
         return state
@@ -132,7 +151,8 @@ class Mirroring:
         """
         for shape in state.layout.shapes:
             if shape.id not in state.copied:
-                state = self._copy_table(session, state, shape)
+                copy = self._compare_table if state.compares else self._copy_table
+                state = copy(session, state, shape)
         return state
 
     def replay_rest(self, session: Session, state: State, answer: Answer) -> State:
@@ -146,7 +166,7 @@ class Mirroring:
             apply_facts(self.db, answer.facts, state.layout.shapes)
             state = msgspec.structs.replace(
                 state, position=answer.facts.head, time=answer.facts.time, instance=answer.instance,
-                copied=(), copying=0, after_key=None, reason="",
+                copied=(), copying=0, after_key=None, reason="", compares=False,
             )  # fmt: skip
             write_state(self.db, state)
         return state
@@ -192,6 +212,7 @@ class Mirroring:
             with transaction(self.db):
                 self.db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
                 write_state(self.db, state)
+        moved, began = Moved(shape.table, "copy"), monotonic_s()
         ask = SendChunk(shape.id, state.after_key, state.position.id, state.schema_digest)
         session.ask_chunk(ask)
         while True:
@@ -203,9 +224,40 @@ class Mirroring:
                 key = chunk[0].last_key if chunk else state.after_key
                 session.ask_chunk(SendChunk(shape.id, key, reached, state.schema_digest))
             state = self._apply(state, shape, tail, chunk)
+            if chunk:
+                moved.rows, moved.bytes = moved.rows + chunk[0].rows, (moved.bytes or 0) + len(chunk[1])
             if complete:
-                self.copied.tables.append(shape.table)
+                moved.seconds = monotonic_s() - began
+                self.copied.tables.append(moved)
                 return state
+
+    def _compare_table(self, session: Session, state: State, shape: Shape) -> State:
+        """Makes the old mirror's rows of one table the source's: only ranges whose digests differ are fetched."""
+        found, began, bytes_before = Compared(), monotonic_s(), session.bytes_received
+
+        def follow(tail: Tail, facts: Facts | None) -> int:
+            nonlocal state
+            if tail:
+                self._attach_tail(*tail)
+                with transaction(self.db):
+                    state = self._replay_tail(state, tail[0])
+                    write_state(self.db, state)
+            return state.position.id
+
+        comparison = Comparison(session, self.db, state.schema_digest, state.position.id, follow, exact=False)
+        moved = Moved(shape.table, "digests")
+        for ranges in comparison.table(shape, found, lambda rows: self._progress(shape.table, rows)):
+            for whole, said, raw in comparison.fetch(shape, ranges):
+                attach_rows(self.db, raw, shape)
+                with transaction(self.db):
+                    comparison.replace_rows(whole)
+                moved.rows += said.rows
+        state = msgspec.structs.replace(state, copied=(*state.copied, shape.id))
+        with transaction(self.db):
+            write_state(self.db, state)
+        moved.bytes, moved.seconds = session.bytes_received - bytes_before, monotonic_s() - began
+        self.copied.tables.append(moved)
+        return state
 
     def _apply(
         self, state: State, shape: Shape, tail: tuple[Batch, bytes] | None, chunk: tuple[Chunk, bytes] | None
@@ -224,7 +276,6 @@ class Mirroring:
                     f"INSERT OR REPLACE INTO main.{sql.name(shape.table)}({sql.names(shape.columns)})"
                     f" SELECT {values} FROM chunk.rows ORDER BY rowid"
                 )
-                self.copied.rows += said.rows
                 state = msgspec.structs.replace(
                     state,
                     position=said.facts.head,
@@ -243,7 +294,9 @@ class Mirroring:
 
     def _replay_tail(self, state: State, batch: Batch) -> State:
         started = {
-            shape.id: shape for shape in state.layout.shapes if shape.id in state.copied or shape.id == state.copying
+            shape.id: shape
+            for shape in state.layout.shapes
+            if state.compares or shape.id in state.copied or shape.id == state.copying
         }
         replay = Replay(self.db, started, in_order=True, ignore_unknown=True)
         self.copied.operations += replay.window(batch.first, batch.last)

@@ -22,12 +22,14 @@ from rollrep.core.clock import from_iso
 from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
+from rollrep.destination.bridging import Bridging
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
-from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
+from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
+from rollrep.destination.recording import is_snapshot_due, record_points
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
@@ -64,11 +66,19 @@ class Outcome:
     operations: int = 0
     position: Position | None = None
     time: str = ""
-    tables_mirrored: list[str] = dataclasses.field(default_factory=list)
-    rows_mirrored: int = 0
+    moved: list[Moved] = dataclasses.field(default_factory=list)
+    """what a mirror operation moved, table by table"""
     points: list[CatalogPoint] = dataclasses.field(default_factory=list)
     snapshot: Snapshot | None = None
     refused: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def tables_mirrored(self) -> list[str]:
+        return [each.table for each in self.moved]
+
+    @property
+    def rows_mirrored(self) -> int:
+        return sum(each.rows for each in self.moved)
 
 
 def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> Outcome:
@@ -116,6 +126,8 @@ class _Pull:
         position = self._archive.end(state.position, state.line) if state else None
         answer = self._hello(state, position)
         self._out.answer, self._out.reason = answer.kind, answer.reason
+        if state and (bridged := self._bridge(state, answer)):
+            return bridged
         if answer.kind == "mirror":
             return self._mirror(answer, state, None)
         assert state is not None and position is not None, "only a position is resumed from"
@@ -130,7 +142,19 @@ class _Pull:
         if answer.kind != "mirror":
             raise Temporary("the log rolled over while it was read", remedy="nothing was lost; pull again")
         self._out.answer, self._out.reason = answer.kind, answer.reason
-        return self._mirror(answer, state, None)
+        return self._bridge(state, answer) or self._mirror(answer, state, None)
+
+    def _bridge(self, state: State, answer: Answer) -> State | None:
+        """Over what the log has forgotten by its forgotten keys; None where that is not the way."""
+        if answer.reason != "pruned" or answer.layout is not None:
+            return None
+        hello = lambda position: self._hello(state, position, again=True)  # noqa: E731
+        bridged = Bridging(self._store, self._catalog, self._archive, self._session, hello).bridge(state)
+        if bridged is None:
+            return None
+        self._out.answer, self._out.reason, self._out.operations = "mirror", "pruned", bridged.operations
+        self._out.moved = bridged.tables
+        return bridged.state
 
     def _mirror_state(self) -> State | None:
         if not self._store.mirror.is_file():
@@ -214,11 +238,11 @@ class _Pull:
         gathered = Gathered(self._store.incoming)
         try:
             for holds in self._archive.attached(mirror, line.line, after, archived.id):
-                gathered.add(mirror, holds, last=holds.last == head)
+                gathered.add(mirror, holds.shapes, last=holds.last == head)
             for batch, packed in self._session.batches(archived.id, head):
                 is_last = batch.last == head
                 holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                gathered.add(mirror, holds, last=is_last)
+                gathered.add(mirror, holds.shapes, last=is_last)
         except BaseException:
             gathered.close()
             raise
@@ -256,8 +280,7 @@ class _Pull:
                     answer = msgspec.structs.replace(answer, kind="mirror", reason="requested")
                 continue
             copied = self._mirroring.copied
-            self._out.tables_mirrored, self._out.rows_mirrored = copied.tables, copied.rows
-            self._out.operations = copied.operations
+            self._out.moved, self._out.operations = copied.tables, copied.operations
             return done
         raise MirrorNeeded(
             f"{self._store.job} can't be mirrored: its source writes faster than it can be copied",
@@ -294,16 +317,20 @@ class _Pull:
         head = answer.facts.head
         if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             newest = self._catalog.newest_line()
-            if state is None and newest and newest.epoch == head.epoch:
-                return newest.line, head, self._catalog.archived_through(newest.line)
+            archived = self._catalog.archived_through(newest.line) if newest else 0
+            if state is None and newest and newest.epoch == head.epoch and archived < head.id:
+                return newest.line, head, archived
             return 0, head, head.id
         after = self._archive.end(state.position, state.line).id
+        if answer.reason == "requested" and head.id == after:
+            # Rows may become what no logged operation made of them, and no gap in the archive would say so.
+            return 0, head, head.id
         return state.line, state.position if answer.reason == "schema" else head, after
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
         if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
-            self._record_points(state, [])
+            record_points(self._catalog, self._archive, state, [])
             take_snapshot(self._store, self._catalog)
 
     def _archive_old_schema(self, state: State | None, answer: Answer) -> None:
@@ -349,47 +376,16 @@ class _Pull:
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
             head = Point(state.position.id, state.time, "pull", None)
-        self._out.points = self._record_points(state, [head])
+        self._out.points = record_points(self._catalog, self._archive, state, [head])
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)
-        if self._snapshot_due(state):
+        if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
             self._out.snapshot = take_snapshot(self._store, self._catalog)
         expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
         if self._out.answer == "mirror":
             self._catalog.note(
                 "mirror",
                 reason=self._out.reason,
-                tables=self._out.tables_mirrored,
-                rows=self._out.rows_mirrored,
+                tables=[dataclasses.asdict(each) for each in self._out.moved],
                 head=state.position.id,
             )
-
-    def _record_points(self, state: State, more: list[Point]) -> list[CatalogPoint]:
-        line = Line(state.line, state.position.epoch)
-        recorded = self._catalog.points_recorded_through(state.line)
-        # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
-        starts = [
-            recorded,
-            *(h.until for h in self._catalog.holes() if h.line == state.line and h.until > recorded),
-        ]
-        by_id = {
-            point.id: point for start in starts for point in self._archive.points(state.line, start, state.position.id)
-        }
-        found = [by_id[log_id] for log_id in sorted(by_id)]
-        extra = [p for p in more if p.id not in by_id and not self._catalog.has_point(state.line, p.id)]
-        with self._catalog.connection:
-            added = self._catalog.add_points(line, [*found, *extra], state.position.id)
-        return added
-
-    def _snapshot_due(self, state: State) -> bool:
-        mine = [snapshot for snapshot in self._catalog.snapshots() if snapshot.line == state.line]
-        if not mine:
-            return True
-        newest = mine[-1]
-        if newest.id == state.position.id:
-            return False
-        reach = self._archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
-        if reach.id < state.position.id:
-            return True
-        age_s = (from_iso(state.time) - newest.time).total_seconds()
-        return age_s >= self._wishes.snapshot_s or age_s < 0

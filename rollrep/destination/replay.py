@@ -30,12 +30,17 @@ ROW = f"{PREFIX}row"
 ONE = f"{PREFIX}replay_one"
 
 
+class OrderNeeded(Exception):
+    """A table would have to be replayed in order, and the caller said that this would not be right."""
+
+
 class Replay:
     """Replays windows of `batch.log` on `main`, from one commit boundary of the source to the next.
 
     `shapes` says which tables are replayed; rows of other shapes are refused, or left out where
     `ignore_unknown` is set (a mirror operation that has yet to copy their tables).  With `finished` the
-    caller promises to call `finish` before each commit, and indexes may be left out until then.
+    caller promises to call `finish` before each commit, and indexes may be left out until then.  With
+    `net_only`, OrderNeeded is raised rather than a table replayed in order.
     """
 
     def __init__(
@@ -44,12 +49,14 @@ class Replay:
         shapes: Mapping[int, Shape],
         *,
         in_order: bool = False,
+        net_only: bool = False,
         ignore_unknown: bool = False,
         finished: bool = False,
     ) -> None:
         self._db = db
         self._shapes = shapes
         self._all_in_order = in_order
+        self._net_only = net_only
         self._ignore_unknown = ignore_unknown
         self._in_order: set[int] = set()
         self._left_out = LeftOut(db) if finished else None
@@ -90,6 +97,8 @@ class Replay:
             or not shape.touches_logged
             or (Op.TOUCHED in ops and self._has_open_touch(shape, first, last))
         ):
+            if self._net_only:
+                raise OrderNeeded
             self._in_order.add(shape.id)
         self._db.execute("SAVEPOINT one_table")
         try:

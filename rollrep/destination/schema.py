@@ -45,8 +45,8 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     Tables to copy are left empty.  Call it inside a transaction.  Raises SchemaProblem with the
     object's name where one can't be made here.
     """
-    wanted = _carried(new)
-    have = set(_carried(old)) if old else set()
+    wanted = carried(new)
+    have = set(carried(old)) if old else set()
     for kind in _DROP_ORDER:
         for gone in have - set(wanted):
             if gone.type == kind:
@@ -70,7 +70,7 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     return to_copy
 
 
-def _carried(layout: Layout) -> list[SchemaObject]:
+def carried(layout: Layout) -> list[SchemaObject]:
     """The objects that the mirror has: all but those of tables that can't be captured."""
     refused = {each.table.casefold() for each in layout.refused}
     return [item for item in layout.objects if item.table.casefold() not in refused]

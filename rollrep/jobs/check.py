@@ -6,21 +6,25 @@ Knows: configuration, transports, the wire's hello, the store.  Does not know: t
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
 from pathlib import Path
+from typing import Any
 
 from rollrep import __version__
 from rollrep.core import clock
-from rollrep.core.errors import RollrepError
+from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.units import show_duration
 from rollrep.destination.catalog import Catalog
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import options_of, session_with, store_of
+from rollrep.jobs.verify import REST_EVENT, SOURCE_EVENT
 from rollrep.transport.address import parse_address
 from rollrep.wire.messages import Answer, Hello
 
 OK, WARN, FAIL, PENDING = "OK", "WARN", "FAIL", "PENDING"
 
+EVENTS = (REST_EVENT, SOURCE_EVENT)
 STALE_PULLS = 10
 """a job is late when so many of its pulls are missing"""
 SAFE_SQLITE = (3, 51, 3)
@@ -118,6 +122,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
+            verified = [_verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
     if confirmed is None:
@@ -126,11 +131,24 @@ def _freshness(config: Config, job: Job) -> list[Item]:
     said = f"the mirror was the source {show_duration(age_s)} ago; {points} points"
     if age_s > STALE_PULLS * job.every_s:
         return [
+            *verified,
             Item(
                 "fresh",
                 WARN,
                 f"{said}; a pull every {show_duration(job.every_s)} was wanted",
                 f"rollrep pull {job.name}",
-            )
+            ),
         ]
-    return [Item("fresh", OK, said)]
+    return [*verified, Item("fresh", OK, said)]
+
+
+def _verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
+    """What the newest `rollrep verify` found."""
+    when, told = last
+    ago = show_duration(max(0.0, (clock.now() - when).total_seconds()))
+    against = "against the source" if told.get("against_source") else "at rest"
+    if told.get("equal"):
+        return Item("verified", OK, f"{against} {ago} ago: all was right")
+    wrong = f"{told.get('rows_differing', 0):,} rows differed" if told.get("against_source") else "files were damaged"
+    again = f"rollrep verify {job.name}" + (" --against-source --repair" if told.get("against_source") else "")
+    return Item("verified", FAIL, f"{against} {ago} ago: {wrong}", again, VerifyFailed.exit_code)

@@ -64,6 +64,7 @@ class Result:
             "seconds": round(self.seconds, 3),
             "tables_mirrored": self.outcome.tables_mirrored,
             "rows_mirrored": self.outcome.rows_mirrored,
+            "tables": [dataclasses.asdict(each) for each in self.outcome.moved],
             "points_recorded": len(self.outcome.points),
             "snapshot": snapshot.path if snapshot else None,
             "not_carried": self.outcome.refused,
@@ -154,16 +155,20 @@ def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: 
             finally:
                 result.bytes_received += session.bytes_received
 
-    retrying = tenacity.Retrying(
+    retrying(job.name, tries)(once)
+
+
+def retrying(job: str, tries: int = TRIES) -> tenacity.Retrying:
+    """Tries again, with growing pauses, what failed for a Temporary reason."""
+    return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Temporary),
         stop=tenacity.stop_after_attempt(tries),
         wait=tenacity.wait_exponential_jitter(initial=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
         before_sleep=lambda state: _log.info(
-            "%s: %s; trying again", job.name, state.outcome.exception() if state.outcome else ""
+            "%s: %s; trying again", job, state.outcome.exception() if state.outcome else ""
         ),
         reraise=True,
     )
-    retrying(once)
 
 
 def _tell(hooks: pluggy.PluginManager, store: Store, result: Result) -> None:

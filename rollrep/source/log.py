@@ -21,6 +21,12 @@ from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SCHEMA_TE
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
 """SQL for a Julian day as ISO 8601 in UTC with milliseconds; on every side the same rounding"""
 
+MS_AT = "CAST({0} * 86400000.0 + 0.5 AS INTEGER)"
+"""SQL for a Julian day in milliseconds, rounded as SQLite's own date functions do"""
+MS_OF_1970 = 210_866_760_000_000
+MS = f"({MS_AT.format('at')} - {MS_OF_1970})"
+"""SQL for a log row's time in milliseconds since 1970"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
@@ -103,9 +109,10 @@ def current_shapes(db: apsw.Connection) -> list[Shape]:
 
 
 def load_digests(db: apsw.Connection) -> None:
-    """Gives `db` SQLite's own SHA-1 functions (they ship inside apsw's wheel)."""
+    """Gives `db` SQLite's own SHA-1 and SHA-3 functions (they ship inside apsw's wheel)."""
     db.enable_load_extension(True)
     apsw.sqlite_extra.load(db, "sha1")
+    apsw.sqlite_extra.load(db, "shathree")
     db.enable_load_extension(False)
 
 
@@ -140,7 +147,9 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
         sequence = tuple(all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'"))
     return Facts(
-        head=Position(meta.epoch, ends.newest, proof),
+        head=Position(
+            meta.epoch, ends.newest, proof, one_value(db, f"SELECT {MS} FROM {LOG} WHERE id = ?", (ends.newest,))
+        ),
         time=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         user_version=int(db.pragma("user_version")),
         application_id=int(db.pragma("application_id")),
@@ -171,6 +180,6 @@ def count_points(db: apsw.Connection) -> int:
 
 
 def forgotten_reach(db: apsw.Connection) -> str | None:
-    """The time of the oldest forgotten key that has one (one per pruning step has)."""
+    """The time of the oldest forgotten key that has one (an older rollrep wrote one per pruning step)."""
     row = find_row(db, f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1")
     return row[0] if row else None

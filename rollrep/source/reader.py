@@ -12,7 +12,8 @@ Knows: SQL of the log and of the tables it reads, core, the wire's messages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import apsw
 import msgspec
@@ -20,11 +21,11 @@ import zstandard
 
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError
-from rollrep.core.nouns import Shape
+from rollrep.core.nouns import Facts, Shape
 from rollrep.core.tokens import bind_token, make_token, token_columns
 from rollrep.query import all_rows, one_row, one_value
 from rollrep.source.database import reading
-from rollrep.source.log import Meta, proof_of, read_facts
+from rollrep.source.log import MS_AT, MS_OF_1970, Meta, proof_of, read_facts
 from rollrep.source.tables import LOG, SHAPE
 from rollrep.wire.images import log_table, log_width, rows_table
 from rollrep.wire.messages import Batch, Chunk, Image
@@ -36,9 +37,8 @@ FIRST_CHUNK_ROWS = 1_000
 """rows of a table's first chunk; after it, their size is known"""
 IMAGE_PAGE_SIZE = 16_384
 COMPRESSION_LEVEL = 3
-_MS = "CAST({0} * 86400000.0 + 0.5 AS INTEGER)"
-"""SQL for a Julian day in milliseconds, rounded as SQLite's own date functions do"""
-_MS_OF_1970 = 210_866_760_000_000
+
+T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -65,11 +65,11 @@ class Reader:
 
         Raises Gone when the log no longer holds the row after `after`.
         """
-        self._attach("log_image")
+        self.attach("log_image")
         try:
             with reading(self._db):
                 first, last, shapes, proof = self._copy_log(after, through)
-            image, packed = self._pack("log_image")
+            image, packed = self.pack("log_image")
         finally:
             self._db.execute("DETACH log_image")
         return Batch(meta.epoch, first, last, proof, shapes, image), packed
@@ -81,8 +81,8 @@ class Reader:
 
         Rows are left out (None) when the log alone fills an image.  Raises Gone as `batch` does.
         """
-        self._attach("log_image")
-        self._attach("rows_image")
+        self.attach("log_image")
+        self.attach("rows_image")
         try:
             tail: tuple[Batch, bytes] | None = None
             with reading(self._db):
@@ -92,16 +92,38 @@ class Reader:
                 found = self._copy_rows(shape, after_key) if copied is None or copied[1] == head else None
             if copied:
                 first, last, shapes, proof = copied
-                image, packed = self._pack("log_image")
+                image, packed = self.pack("log_image")
                 tail = (Batch(meta.epoch, first, last, proof, shapes, image), packed)
             if found is None:
                 return tail, None
             rows, last_key, complete = found
-            image, packed = self._pack("rows_image")
+            image, packed = self.pack("rows_image")
             return tail, (Chunk(shape.id, rows, last_key, complete, facts, image), packed)
         finally:
             self._db.execute("DETACH log_image")
             self._db.execute("DETACH rows_image")
+
+    def with_tail(
+        self, meta: Meta, position: int, read: Callable[[], T]
+    ) -> tuple[tuple[Batch, bytes] | None, Facts, T | None]:
+        """(the log after `position`, facts at its head, what `read` gives), all read in one transaction.
+
+        Nothing is read (None) when the log alone fills an image.  Raises Gone as `batch` does.
+        """
+        self.attach("log_image")
+        try:
+            with reading(self._db):
+                facts = read_facts(self._db, meta)
+                head = facts.head.id
+                copied = self._copy_log(position, head) if head > position else None
+                found = read() if copied is None or copied[1] == head else None
+            if copied is None:
+                return None, facts, found
+            first, last, shapes, proof = copied
+            image, packed = self.pack("log_image")
+            return (Batch(meta.epoch, first, last, proof, shapes, image), packed), facts, found
+        finally:
+            self._db.execute("DETACH log_image")
 
     def _copy_log(self, after: int, through: int) -> tuple[int, int, tuple[Shape, ...], str]:
         """Copies log rows into the log's image; (first, last, shapes of its rows, proof of the last)."""
@@ -125,8 +147,8 @@ class Reader:
         self._db.execute(log_table("log_image.log", width))
         self._db.execute(
             "INSERT INTO log_image.log"
-            f" SELECT l.id, {_MS.format('l.at')} - ifnull({_MS.format('p.at')}, {_MS_OF_1970}), l.shape, l.op, {values}"
-            f" FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
+            f" SELECT l.id, {MS_AT.format('l.at')} - ifnull({MS_AT.format('p.at')}, {MS_OF_1970}),"
+            f" l.shape, l.op, {values} FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
             " WHERE l.id > ?1 AND l.id <= ?2",
             (after, through),
         )
@@ -168,11 +190,13 @@ class Reader:
             self._shapes[shape_id] = msgspec.json.decode(body, type=Shape)
         return self._shapes[shape_id]
 
-    def _attach(self, name: str) -> None:
+    def attach(self, name: str) -> None:
+        """An empty image by that name; call it outside of transactions."""
         self._db.execute(f"ATTACH ':memory:' AS {name}")
         self._db.execute(f"PRAGMA {name}.page_size = {IMAGE_PAGE_SIZE}")
 
-    def _pack(self, name: str) -> tuple[Image, bytes]:
+    def pack(self, name: str) -> tuple[Image, bytes]:
+        """How the image `name` is announced, and its packed bytes."""
         raw = self._db.serialize(name)
         packed = self._compressor.compress(raw)
         return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed

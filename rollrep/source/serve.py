@@ -3,7 +3,8 @@
     which database   a name given with --db (then nothing else can be asked for), or a path
     Hello            repair capture if the schema has changed, then answer from one read transaction
     SendBatches      one short read transaction per batch
-    SendChunk        the log's tail and a chunk of rows, in one short read transaction
+    SendChunk, SendStretch, SendGroups, SendRows
+                     the log's tail and rows, or digests of rows, in one short read transaction
 
 Read-only towards the application's tables, never a checkpoint, no state that outlives the connection.
 
@@ -25,6 +26,8 @@ from rollrep import __version__
 from rollrep.core.errors import RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.source.database import instance_of, open_source, reading, translated
+from rollrep.source.digests import Digests
+from rollrep.source.forgotten import Forgotten
 from rollrep.source.inspect import layout_of
 from rollrep.source.install import renew_epoch, repair
 from rollrep.source.log import (
@@ -101,6 +104,8 @@ class _Server:
         self._path = Path()
         self._db: apsw.Connection | None = None
         self._reader: Reader | None = None
+        self._digests: Digests | None = None
+        self._forgotten: Forgotten | None = None
         self._meta: Meta | None = None
         self._digest = ""
         self._shapes: dict[int, Shape] = {}
@@ -115,8 +120,10 @@ class _Server:
                 self.say(self._hello(self._db, message))
             elif isinstance(message, messages.SendBatches):
                 self._send_batches(message)
+            elif isinstance(message, messages.SendForgotten):
+                self._send_forgotten(self._db, message)
             else:
-                self._send_chunk(self._db, message)
+                self._send_with_tail(self._db, message)
 
     def say(self, message: Message, packed: bytes | None = None) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -141,6 +148,8 @@ class _Server:
         self._db = open_source(path)
         load_digests(self._db)
         self._reader = Reader(self._db)
+        self._digests = Digests(self._db, self._reader)
+        self._forgotten = Forgotten(self._db, self._reader)
 
     def _permitted(self, database: str) -> Path:
         if self._databases is None:
@@ -209,14 +218,15 @@ class _Server:
             return
         self.say(messages.Done())
 
-    def _send_chunk(self, db: apsw.Connection, wanted: messages.SendChunk) -> None:
-        reader, meta = self._greeted()
+    def _send_with_tail(self, db: apsw.Connection, wanted: messages.Ask) -> None:
+        """Answers what is read from a table, the log's tail first."""
+        _, meta = self._greeted()
         shape = self._shapes.get(wanted.shape)
         if wanted.schema_digest != self._digest or shape is None:
             self.say(messages.Changed())
             return
         try:
-            tail, chunk = reader.chunk(meta, shape, wanted.after_key, wanted.position)
+            tail, found = self._read(meta, shape, wanted)
         except Gone as gone:
             self._overrun(gone, wanted.position)
             return
@@ -231,8 +241,34 @@ class _Server:
             return
         if tail:
             self.say(*tail)
-        if chunk:
-            self.say(*chunk)
+        if found:
+            self.say(*found)
+        else:
+            self.say(messages.Done())
+
+    def _read(
+        self, meta: Meta, shape: Shape, wanted: messages.Ask
+    ) -> tuple[tuple[messages.Batch, bytes] | None, tuple[Message, bytes | None] | None]:
+        assert self._reader is not None and self._digests is not None, "hello was said"
+        if isinstance(wanted, messages.SendChunk):
+            return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
+        if isinstance(wanted, messages.SendStretch):
+            tail, stretch = self._digests.stretch(meta, shape, wanted.after_key, wanted.position)
+            return tail, (stretch, None) if stretch else None
+        if isinstance(wanted, messages.SendGroups):
+            return self._digests.groups(meta, shape, wanted.ranges, wanted.group_rows, wanted.position)
+        return self._digests.rows(meta, shape, wanted.ranges, wanted.position)
+
+    def _send_forgotten(self, db: apsw.Connection, wanted: messages.SendForgotten) -> None:
+        self._greeted()
+        assert self._forgotten is not None, "hello was said"
+        found = None
+        if wanted.schema_digest == self._digest:
+            found = self._forgotten.bridge(wanted.after, wanted.at_ms, self._shapes)
+        if wanted.schema_digest != self._digest or not is_current(db):
+            self.say(messages.Changed())
+        elif found:
+            self.say(*found)
         else:
             self.say(messages.Done())
 

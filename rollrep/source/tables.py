@@ -115,6 +115,8 @@ def prune_trigger(limits: Limits, key_width: int) -> str:
     """The trigger that makes the log roll: oldest rows first, by rows, bytes and age, never the newest.
 
     `key_width` is the widest key of any shape: so many values of a pruned row are kept as its key.
+    Points and marks leave a row without a key, so that ids of forgotten rows are dense, and every row leaves its
+    time: so a destination can still prove that the row it stands at was this row.
     A step must never fail, because it would fail the application's own statement: so a key that is there
     already (somebody emptied the log, and its ids began again) is left as it is.
     A step also comes early after large rows, so that the log outgrows its bytes by a few MiB at most.
@@ -143,8 +145,11 @@ BEGIN
         CASE WHEN ({oldest}) < {too_old} THEN (SELECT max(id) FROM {LOG}
           WHERE id <= pruned_through + {most} AND at < {too_old}) ELSE 0 END)));
   INSERT INTO {FORGOTTEN}(id, shape, at, {names})
-    SELECT l.id, l.shape, CASE WHEN l.id = m.cut THEN l.at END, {keys}
+    SELECT l.id, l.shape, l.at, {keys}
     FROM {source} WHERE l.id <= m.cut AND l.shape > 0{joined}
+      AND NOT EXISTS (SELECT 1 FROM {FORGOTTEN} f WHERE f.id = l.id);
+  INSERT INTO {FORGOTTEN}(id, shape, at)
+    SELECT l.id, l.shape, l.at FROM {META} m CROSS JOIN {LOG} l WHERE l.id <= m.cut AND l.shape = 0
       AND NOT EXISTS (SELECT 1 FROM {FORGOTTEN} f WHERE f.id = l.id);
   UPDATE {META} SET bytes = bytes - (SELECT ifnull(sum(size), 0) FROM {LOG} WHERE id <= cut), pruned_through = cut;
   DELETE FROM {LOG} WHERE id <= (SELECT pruned_through FROM {META});

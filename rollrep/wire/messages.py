@@ -4,9 +4,11 @@
     Hello (position) ────────────────────────► Answer | Refusal
     SendBatches (after, through) ────────────► Batch+data ... Batch+data, Done | Overrun
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
+    SendForgotten (after, at) ───────────────► Bridge+data | Done (they don't reach back so far) | Changed
+    SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Groups+data | Rows+data, or as above
     Hello again, at any time after an answer is whole; the end of the stream at any time
 
-A Batch or a Chunk announces an image: a zstd-compressed SQLite database that follows in data frames.
+A Batch, a Chunk, Groups or Rows announce an image: a zstd-compressed SQLite database that follows in data frames.
 JSON, decoded strictly by type: what is not one of these is refused.
 
 Knows: core.  Does not know: frames, SQLite.
@@ -133,8 +135,107 @@ class Chunk(Message, frozen=True):
     image: Image
 
 
-FromDestination = Hello | SendBatches | SendChunk
-FromSource = Answer | Refusal | Batch | Done | Overrun | Changed | Chunk
+Key = tuple[str, ...]
+
+
+class KeyRange(msgspec.Struct, frozen=True, array_like=True):
+    """The rows of a table with `after` < key ≤ `through`; None: from the first one, to the last one."""
+
+    after: Key | None
+    through: Key | None
+
+
+class SendStretch(Message, frozen=True):
+    """One digest of as many rows after `after_key` as a short read transaction allows, and the log after
+    `position`."""
+
+    shape: int
+    after_key: Key | None
+    position: int
+    schema_digest: str
+
+
+class Stretch(Message, frozen=True):
+    """`rows` rows up to `last_key` (None: to the end of the table) have this digest at `facts.head`.
+
+    `facts` is None when the log has not grown since the position that was asked with.
+    """
+
+    shape: int
+    rows: int
+    digest: str
+    last_key: Key | None
+    facts: Facts | None
+
+
+class SendGroups(Message, frozen=True):
+    """Digests of groups of `group_rows` rows within each of `ranges`, and the log after `position`."""
+
+    shape: int
+    ranges: tuple[KeyRange, ...]
+    group_rows: int
+    position: int
+    schema_digest: str
+
+
+class Groups(Message, frozen=True):
+    """The image's table `groups` covers the first `answered` of the ranges that were asked for."""
+
+    shape: int
+    answered: int
+    facts: Facts
+    image: Image
+
+
+class SendRows(Message, frozen=True):
+    """The rows within each of `ranges`, and the log after `position`."""
+
+    shape: int
+    ranges: tuple[KeyRange, ...]
+    position: int
+    schema_digest: str
+
+
+class Rows(Message, frozen=True):
+    """The image's table `rows` holds the first `answered` ranges, and of the next one the rows up to `last_key`."""
+
+    shape: int
+    rows: int
+    answered: int
+    last_key: Key | None
+    facts: Facts
+    image: Image
+
+
+class SendForgotten(Message, frozen=True):
+    """The rows behind forgotten keys: those of log rows after `after`, which was written at `at_ms`."""
+
+    after: int
+    at_ms: int
+    schema_digest: str
+
+
+class Bridge(Message, frozen=True):
+    """For log rows `after` + 1 to `last`, which are forgotten: each of their keys once, in the image's table `log`.
+
+    A PUT of the row as it is at `facts.head`, or a DELETE where there is none.  `at_ms` is that of log row `last`.
+    `is_last` says that the log itself begins after `last`.
+    """
+
+    epoch: str
+    last: int
+    at_ms: int
+    is_last: bool
+    rows: int
+    shapes: tuple[Shape, ...]
+    facts: Facts
+    image: Image
+
+
+Ask = SendChunk | SendStretch | SendGroups | SendRows
+"""what is answered with the log's tail first, both read in one transaction"""
+FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows
+FromSource = Answer | Refusal | Batch | Bridge | Done | Overrun | Changed | Chunk | Stretch | Groups | Rows
 
 _encoder = msgspec.json.Encoder()
 _from_destination = msgspec.json.Decoder(FromDestination)

@@ -30,6 +30,8 @@ MAX_RAW_BYTES = 1 << 30
 READ_BYTES = 256 << 10
 
 M = TypeVar("M", bound=Message)
+P = TypeVar("P", Chunk, messages.Stretch, messages.Groups, messages.Rows)
+Tail = tuple[Batch, bytes] | None
 
 
 class Stream(Protocol):
@@ -52,7 +54,7 @@ class LogOverrun(Exception):
 
 
 class Session:
-    """Not thread-safe; one request at a time, except that `ask_chunk` may be said before it is needed."""
+    """Not thread-safe; one request at a time, except that `ask` may be said before it is needed."""
 
     def __init__(self, stream: Stream, where: str) -> None:
         self._stream = stream
@@ -86,23 +88,47 @@ class Session:
         if after != through:
             raise RollrepError(f"{self._where} sent the log up to {after} and not to {through}, as it had offered")
 
-    def ask_chunk(self, ask: messages.SendChunk) -> None:
-        """Says what is wanted next; `read_chunk` reads the answer."""
-        self._say(ask)
+    def ask(self, wanted: messages.Ask) -> None:
+        """Says what is wanted next of a table; `read` reads the answer."""
+        self._say(wanted)
 
-    def read_chunk(self, after: int) -> tuple[tuple[Batch, bytes] | None, tuple[Chunk, bytes] | None]:
-        """(the log after `after`, the table's rows as of its end); either may be None.
+    def forgotten(self, wanted: messages.SendForgotten) -> tuple[messages.Bridge, bytes] | None:
+        """The next rows behind forgotten keys with their packed image; None where the keys don't reach back so far.
 
-        No rows come when so much log has to be caught up with that it fills a batch of its own.
+        Raises SchemaChanged.
+        """
+        self._say(wanted)
+        message = self._hear()
+        if isinstance(message, messages.Bridge):
+            if message.last < wanted.after:
+                raise self._nonsense(message)
+            return message, self._image(message.image)
+        if isinstance(message, messages.Changed):
+            raise SchemaChanged
+        if isinstance(message, Done):
+            return None
+        raise self._nonsense(message)
+
+    def ask_chunk(self, wanted: messages.SendChunk) -> None:
+        self.ask(wanted)
+
+    def read_chunk(self, after: int) -> tuple[Tail, tuple[Chunk, bytes] | None]:
+        """(the log after `after`, the table's rows as of its end); as `read`."""
+        return self.read(after, Chunk)
+
+    def read(self, after: int, kind: type[P]) -> tuple[Tail, tuple[P, bytes] | None]:
+        """(the log after `after`, what was asked for, as of its end, with its packed image); either may be None.
+
+        Nothing but the log comes when so much of it has to be caught up with that it fills a batch of its own.
         Raises SchemaChanged, LogOverrun.
         """
-        tail: tuple[Batch, bytes] | None = None
+        tail: Tail = None
         while True:
             message = self._hear()
             if isinstance(message, Batch) and tail is None:
                 tail = (message, self._follow_on(message, after))
-            elif isinstance(message, Chunk):
-                return tail, (message, self._image(message.image))
+            elif isinstance(message, kind):
+                return tail, (message, b"" if isinstance(message, messages.Stretch) else self._image(message.image))
             elif isinstance(message, Done):
                 return tail, None
             elif isinstance(message, Overrun):

@@ -1,0 +1,194 @@
+"""Is what lies here whole?  Every file to its last byte, the chain of the archive, the mirror; no source is asked.
+
+    catalog.db ──► segments: checksum, image, ids ──► chain: no gap but the holes that are recorded
+               ──► snapshots: checksum, unpacked, integrity_check, position
+               ──► mirror.db: integrity_check, and its position is one that the archive has
+               ──► what stays restorable without the damaged files
+
+Reads only, apart from a temporary file.  Knows: archive, catalog, snapshots, the mirror's state.  Does not
+know: the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import apsw
+
+from rollrep.core.errors import RollrepError
+from rollrep.destination import container
+from rollrep.destination.archive import Archive
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
+from rollrep.destination.mirror_db import open_mirror, read_state
+from rollrep.destination.mirroring import remove_database
+from rollrep.destination.snapshots import unpack_snapshot
+from rollrep.destination.store import Store
+from rollrep.query import all_rows
+
+Progress = Callable[[str, int], None]
+"""called with (what, bytes) as files are read"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be, and the file in which it is."""
+
+    path: str
+    text: str
+
+
+@dataclasses.dataclass
+class AtRest:
+    """What was looked at, and what was found."""
+
+    files: int = 0
+    bytes: int = 0
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """what is odd and harms nothing"""
+    points: int = 0
+    restorable: list[CatalogPoint] = dataclasses.field(default_factory=list)
+    """points that are reached without any damaged file"""
+
+
+def verify_at_rest(store: Store, progress: Progress) -> AtRest:
+    """Checks everything in the job's folder.  Call it under the store's lock.
+
+    What is damaged is no error here: it stands in what is returned.  Raises VerifyFailed where the catalog itself
+    can't be read, because then nothing says what should be there.
+    """
+    with Catalog(store.catalog) as catalog:
+        return _AtRest(store, catalog, progress).run()
+
+
+class _AtRest:
+    def __init__(self, store: Store, catalog: Catalog, progress: Progress) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._archive = Archive(store, catalog)
+        self._progress = progress
+        self._out = AtRest()
+
+    def run(self) -> AtRest:
+        for text in integrity_problems(self._catalog.connection):
+            self._problem(self._store.catalog, text)
+        segments = [each for each in self._catalog.segments() if self._segment(each)]
+        snapshots = [each for each in self._catalog.snapshots() if self._snapshot(each)]
+        for line, first, last in gaps(self._catalog.segments(), self._catalog.holes()):
+            self._problem(
+                self._store.archive / str(line),
+                f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
+            )
+        self._mirror(segments, snapshots)
+        self._strangers()
+        points = self._catalog.points()
+        reach = reach_of(segments, snapshots)
+        self._out.points = len(points)
+        self._out.restorable = [point for point in points if reach.covers(point.line, point.id)]
+        return self._out
+
+    def _segment(self, segment: Segment) -> bool:
+        path = self._archive.path(segment)
+        with self._looking_at(path) as sound, contextlib.closing(apsw.Connection(":memory:")) as db:
+            db.execute("ATTACH ':memory:' AS batch")
+            holds = self._archive.attach(db, segment)
+            if holds.proof != segment.proof:
+                sound.append(f"it proves another log row {segment.last} than the catalog says")
+            if path.stat().st_size != segment.bytes:
+                sound.append(f"the catalog says that it has {segment.bytes} bytes")
+        return not sound
+
+    def _snapshot(self, snapshot: Snapshot) -> bool:
+        path = self._store.folder / snapshot.path
+        raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
+        try:
+            with self._looking_at(path) as sound:
+                unpack_snapshot(self._store, snapshot, raw)
+                with contextlib.closing(open_mirror(raw)) as db:
+                    sound.extend(integrity_problems(db))
+                    state = read_state(db)
+                    if state is None or (state.line, state.position.id) != (snapshot.line, snapshot.id):
+                        sound.append("it holds another state than its name says")
+        finally:
+            remove_database(raw)
+        return not sound
+
+    def _mirror(self, segments: Sequence[Segment], snapshots: Sequence[Snapshot]) -> None:
+        path = self._store.mirror
+        if not path.is_file():
+            if segments or snapshots:
+                self._problem(path, "it is missing; the next pull makes it again")
+            return
+        with self._looking_at(path) as sound, contextlib.closing(open_mirror(path)) as db:
+            sound.extend(integrity_problems(db))
+            state = read_state(db)
+            if state is None:
+                sound.append("it says nothing of its position")
+                return
+            line, at = state.line, state.position.id
+            archived = {each.last: each.proof for each in self._catalog.segments() if each.line == line}
+            known = {each.id for each in self._catalog.snapshots() if each.line == line}
+            if archived.get(at, state.position.proof) != state.position.proof:
+                sound.append(f"it stands at log row {at}, and the archive has another row {at}")
+            elif at not in archived and at not in known:
+                self._out.notes.append(
+                    f"{path} stands at log row {at}, to which nothing leads yet: the next pull takes a snapshot"
+                )
+
+    @contextlib.contextmanager
+    def _looking_at(self, path: Path) -> Iterator[list[str]]:
+        """Collects what is wrong with one file; an error of reading it is one such thing."""
+        found: list[str] = []
+        self._out.files += 1
+        try:
+            size = path.stat().st_size if path.is_file() else 0
+            self._out.bytes += size
+            self._progress(path.name, size)
+            yield found
+        except RollrepError as error:
+            found.append(error.facts.removeprefix(f"{path} is damaged: ").removeprefix(f"{path} is "))
+        except (apsw.Error, OSError) as error:
+            found.append(str(error))
+        for text in found:
+            self._problem(path, text)
+
+    def _problem(self, path: Path, text: str) -> None:
+        self._out.problems.append(Problem(str(path), text))
+
+    def _strangers(self) -> None:
+        known = {each.path for each in self._catalog.segments()} | {each.path for each in self._catalog.snapshots()}
+        for folder in (self._store.archive, self._store.snapshots):
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and str(path.relative_to(self._store.folder)) not in known:
+                    self._out.notes.append(f"{path} is not in the catalog, and is not used")
+
+
+def integrity_problems(db: apsw.Connection) -> list[str]:
+    """What SQLite's own integrity_check says of the main database, a few lines at most; empty where it is sound."""
+    db.execute("PRAGMA ignore_check_constraints = ON").fetchall()
+    lines = [str(row[0]) for row in all_rows(db, "PRAGMA main.integrity_check(3)")]
+    return [] if lines == ["ok"] else lines
+
+
+def gaps(segments: Sequence[Segment], holes: Sequence[Hole]) -> Iterator[tuple[int, int, int]]:
+    """(line, first, last) of log rows between two segments of a line that no hole accounts for.  Pure."""
+    for before, after in itertools.pairwise(segments):
+        if before.line != after.line:
+            continue
+        at = before.last
+        for hole in holes:
+            if hole.line == before.line and hole.after <= at < hole.until:
+                at = hole.until
+        if after.first > at + 1:
+            yield before.line, at + 1, after.first - 1
+
+
+def span_of(points: Sequence[CatalogPoint]) -> tuple[dt.datetime, dt.datetime] | None:
+    """The times of the first and the last of `points`; None where there is none.  Pure."""
+    times = [point.time for point in points]
+    return (min(times), max(times)) if times else None

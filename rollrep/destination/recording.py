@@ -1,0 +1,49 @@
+"""What the catalog learns when a pull has ended: points, and whether a snapshot is due.
+
+Knows: the archive, the catalog, the mirror's state.  Does not know: the wire.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from rollrep.core.clock import from_iso
+from rollrep.core.nouns import Point
+from rollrep.destination.archive import Archive
+from rollrep.destination.catalog import Catalog, CatalogPoint, Line
+from rollrep.destination.mirror_db import State
+
+
+def record_points(catalog: Catalog, archive: Archive, state: State, more: list[Point]) -> list[CatalogPoint]:
+    """Records the points up to where the mirror stands, and `more`; returns those that are new."""
+    line = Line(state.line, state.position.epoch)
+    recorded = catalog.points_recorded_through(state.line)
+    holes = [hole for hole in catalog.holes() if hole.line == state.line and hole.until > recorded]
+    # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
+    starts = [recorded, *(hole.until for hole in holes)]
+    by_id = {
+        point.id: point
+        for start in starts
+        for point in archive.points(state.line, start, state.position.id)
+        if not any(hole.after < point.id < hole.until for hole in holes)
+    }
+    found = [by_id[log_id] for log_id in sorted(by_id)]
+    extra = [p for p in more if p.id not in by_id and not catalog.has_point(state.line, p.id)]
+    with catalog.connection:
+        added = catalog.add_points(line, [*found, *extra], state.position.id)
+    return added
+
+
+def is_snapshot_due(catalog: Catalog, archive: Archive, state: State, snapshot_s: float) -> bool:
+    """Whether the line has no snapshot, the archive does not lead from the newest to here, or it is too old."""
+    mine = [snapshot for snapshot in catalog.snapshots() if snapshot.line == state.line]
+    if not mine:
+        return True
+    newest = mine[-1]
+    if newest.id == state.position.id:
+        return False
+    reach = archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
+    if reach.id < state.position.id:
+        return True
+    age_s = (from_iso(state.time) - newest.time).total_seconds()
+    return age_s >= snapshot_s or age_s < 0

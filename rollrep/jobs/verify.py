@@ -1,0 +1,177 @@
+"""Verifying one job: what lies here, or the mirror against its source; the result is remembered for `check`.
+
+Knows: configuration, transports, the destination's two verifications, the catalog's events.  Does not know:
+the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import apsw
+
+from rollrep.core.clock import iso, monotonic_s
+from rollrep.core.errors import DiskFull, RollrepError
+from rollrep.core.units import show_bytes
+from rollrep.destination.at_rest import AtRest, span_of, verify_at_rest
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.pull import Wishes
+from rollrep.destination.verify import Asked, TableReport, Verified, verify_against_source
+from rollrep.jobs.config import Config, Job
+from rollrep.jobs.run import retrying, session_with, store_of
+
+SOURCE_EVENT, REST_EVENT = "verify_source", "verify_rest"
+"""the kinds of the catalog's events that `check` looks for"""
+
+Progress = Callable[[str, int], None]
+"""called with (table or file, rows or bytes)"""
+
+
+@dataclasses.dataclass
+class SourceResult:
+    job: str
+    verified: Verified
+    asked: Asked
+    bytes_received: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, object]:
+        position = self.verified.position
+        return {
+            "job": self.job,
+            "against_source": True,
+            "equal": self.verified.equal,
+            "rows_differing": self.verified.rows_differing,
+            "position": {"epoch": position.epoch, "id": position.id} if position else None,
+            "time": self.verified.time or None,
+            "tables": [_table_json(table) for table in self.verified.tables],
+            "schema_differences": self.verified.schema,
+            "not_compared": self.verified.not_compared,
+            "seconds": round(self.seconds, 3),
+            "bytes_received": self.bytes_received,
+        }
+
+    def lines(self) -> list[str]:
+        """What a person is told, the sentence that sums it up last."""
+        verified, position = self.verified, self.verified.position
+        lines = [f"{self.job}: {each}" for each in verified.schema]
+        lines += [f"{self.job}: NOT COMPARED {each}" for each in verified.not_compared]
+        for table in verified.tables:
+            if table.compared.differing:
+                count = f"{table.compared.differing:,} of its {table.compared.rows:,} rows"
+                more = ", ..." if table.compared.differing > len(table.compared.keys) else ""
+                repaired = "; repaired, and compared again" if table.rows_repaired and table.equal else ""
+                lines.append(
+                    f"{self.job}: {table.table}: {count} differed ({'; '.join(table.compared.keys)}{more}){repaired}"
+                )
+        rows = sum(table.compared.rows for table in verified.tables)
+        at = f" at {verified.time}, log id {position.id}" if position else ""
+        said = "the mirror is the source" if verified.equal else "the mirror is NOT the source"
+        lines.append(
+            f"{self.job}: {said}{at}: {len(verified.tables)} tables, {rows:,} rows compared,"
+            f" {show_bytes(self.bytes_received)} received in {self.seconds:.1f} s"
+        )
+        if any(table.rows_repaired for table in verified.tables):
+            lines.append(
+                f"{self.job}: what was recorded before stays restorable as it was recorded; a new line with a"
+                " snapshot of its own begins at the repair"
+            )
+        return lines
+
+
+def _table_json(table: TableReport) -> dict[str, object]:
+    return {
+        "table": table.table,
+        "rows": table.compared.rows,
+        "ranges_compared": table.compared.ranges,
+        "rows_differing": table.compared.differing,
+        "rows_repaired": table.rows_repaired,
+        "keys": table.compared.keys,
+        "equal": table.equal,
+    }
+
+
+@dataclasses.dataclass
+class RestResult:
+    job: str
+    at_rest: AtRest
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, object]:
+        span = span_of(self.at_rest.restorable)
+        return {
+            "job": self.job,
+            "against_source": False,
+            "equal": not self.at_rest.problems,
+            "files": self.at_rest.files,
+            "bytes": self.at_rest.bytes,
+            "problems": [{"path": each.path, "problem": each.text} for each in self.at_rest.problems],
+            "notes": self.at_rest.notes,
+            "points": self.at_rest.points,
+            "points_restorable": len(self.at_rest.restorable),
+            "restorable_from": iso(span[0]) if span else None,
+            "restorable_to": iso(span[1]) if span else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def lines(self) -> list[str]:
+        """What a person is told, the sentence that sums it up last."""
+        found = self.at_rest
+        lines = [f"{self.job}: {each.path}: {each.text}" for each in found.problems]
+        lines += [f"{self.job}: note: {each}" for each in found.notes]
+        span = span_of(found.restorable)
+        reach = f", {iso(span[0])} to {iso(span[1])}" if span else ""
+        said = "all is whole" if not found.problems else f"{len(found.problems)} problems"
+        lines.append(
+            f"{self.job}: {said}: {found.files:,} files, {show_bytes(found.bytes)} read in {self.seconds:.1f} s;"
+            f" {len(found.restorable)} of {found.points} points can be restored{reach}"
+        )
+        return lines
+
+
+def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) -> SourceResult:
+    """Compares the job's mirror with its source, and remembers the result.  Raises core's errors."""
+    store = store_of(config, job)
+    store.require()
+    result = SourceResult(job.name, Verified(), asked)
+    began = monotonic_s()
+
+    def once() -> None:
+        with session_with(job) as (session, address):
+            wishes = Wishes(address.database, job.snapshot_s, job.keep)
+            try:
+                result.verified = verify_against_source(store, session, wishes, asked, progress)
+            finally:
+                result.bytes_received += session.bytes_received
+
+    with store.locked(), _translated(config, job):
+        retrying(job.name)(once)
+        result.seconds = monotonic_s() - began
+        with Catalog(store.catalog) as catalog:
+            catalog.note(SOURCE_EVENT, **result.as_json())
+    return result
+
+
+def verify_rest(config: Config, job: Job, progress: Progress) -> RestResult:
+    """Checks everything that lies in the job's folder, and remembers the result.  Raises core's errors."""
+    store = store_of(config, job)
+    store.require()
+    began = monotonic_s()
+    with store.locked(), _translated(config, job):
+        store.sweep()
+        result = RestResult(job.name, verify_at_rest(store, progress), monotonic_s() - began)
+        with contextlib.suppress(apsw.Error), Catalog(store.catalog) as catalog:
+            catalog.note(REST_EVENT, **result.as_json())
+    return result
+
+
+@contextlib.contextmanager
+def _translated(config: Config, job: Job) -> Iterator[None]:
+    try:
+        yield
+    except apsw.FullError as error:
+        raise DiskFull(f"no room on the disk of {config.store}", remedy="make room, and verify again") from error
+    except (apsw.Error, OSError) as error:
+        raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error

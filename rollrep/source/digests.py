@@ -1,0 +1,237 @@
+"""Comparing without sending: digests of a table's key ranges, and the rows of those that differ.
+
+    stretch   ├──────────────── as many rows as 30 ms allow: one digest
+    groups    ├────┼────┼────┼  of 512, 16 or one row each, within the ranges that were asked for
+    rows      ├─┤     ├┤        whole rows, within the ranges that were asked for
+
+Each is read in one transaction with the log's tail, so it is of an exact position, and writers go on.
+
+Knows: the reader, the wire's digests, SQL of the tables it reads.  Does not know: what is compared with what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+import apsw
+
+from rollrep.core import sql
+from rollrep.core.errors import RollrepError
+from rollrep.core.nouns import Shape
+from rollrep.core.tokens import bind_token, make_token, token_columns
+from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.source.log import Meta
+from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader
+from rollrep.wire import digests, messages
+from rollrep.wire.digests import ASKED, LONG_BYTES, PART, Scan
+from rollrep.wire.images import rows_table
+from rollrep.wire.messages import Batch, Key, KeyRange
+
+STRETCH_S = 0.03
+"""how long the digest of one stretch may take, in seconds of its read transaction"""
+STRETCH_ROWS = 1 << 20
+MOST_PARTS = 8_192
+"""of one answer, unless a single range has more"""
+
+Tail = tuple[Batch, bytes] | None
+
+
+class Digests:
+    """What one connection is asked about its tables.  `db` has SQLite's digest functions loaded."""
+
+    def __init__(self, db: apsw.Connection, reader: Reader) -> None:
+        self._db = db
+        self._reader = reader
+        self._utf8 = db.pragma("encoding") == "UTF-8"
+        self._stretch_rows: dict[int, int] = {}
+        self._send_rows: dict[int, int] = {}
+
+    def stretch(
+        self, meta: Meta, shape: Shape, after: Key | None, position: int
+    ) -> tuple[Tail, messages.Stretch | None]:
+        """The tail of the log, and one digest of the rows that follow `after`.  Raises Gone."""
+        with self._parts(shape) as scan:
+            tail, facts, found = self._reader.with_tail(meta, position, lambda: self._stretch(scan, after))
+        if found is None:
+            return tail, None
+        rows, digest, last_key = found
+        return tail, messages.Stretch(shape.id, rows, digest, last_key, facts if facts.head.id > position else None)
+
+    def groups(
+        self, meta: Meta, shape: Shape, ranges: Sequence[KeyRange], group_rows: int, position: int
+    ) -> tuple[Tail, tuple[messages.Groups, bytes] | None]:
+        """The tail of the log, and digests of groups of rows within `ranges`.  Raises Gone."""
+        if group_rows < 1 or not ranges:
+            raise RollrepError(f"groups of {group_rows} rows in {len(ranges)} ranges are nothing to ask for")
+        with self._parts(shape) as scan, self._image("groups_image"):
+            tail, facts, answered = self._reader.with_tail(
+                meta, position, lambda: self._groups(scan, ranges, group_rows)
+            )
+            if answered is None:
+                return tail, None
+            image, packed = self._reader.pack("groups_image")
+            return tail, (messages.Groups(shape.id, answered, facts, image), packed)
+
+    def rows(
+        self, meta: Meta, shape: Shape, ranges: Sequence[KeyRange], position: int
+    ) -> tuple[Tail, tuple[messages.Rows, bytes] | None]:
+        """The tail of the log, and the rows within `ranges`, as many as fit into an image.  Raises Gone."""
+        with self._parts(shape) as scan, self._image("rows_image"):
+            tail, facts, found = self._reader.with_tail(meta, position, lambda: self._rows(scan, ranges))
+            if found is None:
+                return tail, None
+            rows, answered, last_key = found
+            image, packed = self._reader.pack("rows_image")
+            return tail, (messages.Rows(shape.id, rows, answered, last_key, facts, image), packed)
+
+    @contextlib.contextmanager
+    def _image(self, name: str) -> Iterator[None]:
+        self._reader.attach(name)
+        try:
+            yield
+        finally:
+            self._db.execute(f"DETACH {name}")
+
+    @contextlib.contextmanager
+    def _parts(self, shape: Shape) -> Iterator[Scan]:
+        with self._image(digests.SCHEMA):
+            for statement in digests.part_tables(shape.key_width):
+                self._db.execute(statement)
+            yield _scan(self._db, shape, utf8=self._utf8)
+
+    def _stretch(self, scan: Scan, after: Key | None) -> tuple[int, str, Key | None]:
+        shape = scan.shape
+        began = time.perf_counter()
+        limit = self._stretch_rows.get(shape.id, FIRST_CHUNK_ROWS)
+        expressions, bound = _bind(shape, after)
+        tokens = ", ".join(token_columns(f"t.{sql.name(column)}") for column in shape.key)
+        found = find_row(
+            self._db,
+            f"SELECT {tokens} FROM {scan.source} WHERE {digests.after_key(scan, expressions)}"
+            f" ORDER BY {', '.join(scan.key)} LIMIT 1 OFFSET {limit - 1}",
+            bound,
+        )
+        last_key = tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width)) if found else None
+        self._ask(shape, [KeyRange(after, last_key)])
+        self._db.execute(f"INSERT INTO {PART} SELECT 1, *, NULL, NULL FROM {ASKED}")
+        taken = [row for query in digests.passes(scan, LONG_BYTES) for row in all_rows(self._db, query)]
+        _, rows, digest = taken[0] if taken else (1, 0, b"")
+        if found:
+            spent_s = max(1e-4, time.perf_counter() - began)
+            fitting = int(limit * STRETCH_S / spent_s)
+            self._stretch_rows[shape.id] = max(1, min(STRETCH_ROWS, limit * 4, fitting))
+        return rows, digest.hex(), last_key
+
+    def _groups(self, scan: Scan, ranges: Sequence[KeyRange], group_rows: int) -> int:
+        shape = scan.shape
+        self._ask(shape, ranges)
+        answered = 0
+        close = digests.close_span(shape.key_width)
+        for span, asked in enumerate(ranges):
+            parts = self._cut(scan, span, asked, group_rows)
+            self._db.execute(close, (span,))
+            answered += 1
+            if parts >= MOST_PARTS:
+                break
+        for statement in digests.fill_lower_ends(shape.key_width):
+            self._db.execute(statement)
+        names = ", ".join(f"p.hi{n}" for n in range(shape.key_width))
+        size = digests.group_digest_bytes(group_rows)
+        self._db.execute(f"CREATE TABLE {digests.SCHEMA}.taken(n INTEGER PRIMARY KEY, rows, digest)")
+        for query in digests.passes(scan, size):
+            self._db.execute(f"INSERT INTO {digests.SCHEMA}.taken {query}")
+        self._db.execute(digests.groups_table("groups_image.groups", shape.key_width))
+        self._db.execute(
+            f"INSERT INTO groups_image.groups SELECT p.span, p.hi_open, ifnull(d.rows, 0), d.digest, {names}"
+            f" FROM {PART} p LEFT JOIN {digests.SCHEMA}.taken d ON d.n = p.n ORDER BY p.n"
+        )
+        return answered
+
+    def _cut(self, scan: Scan, span: int, asked: KeyRange, group_rows: int) -> int:
+        """Cuts one range after every `group_rows` rows; how many parts there are then in all."""
+        width = range(scan.shape.key_width)
+        into = f"INSERT INTO {PART}(span, hi_open, {', '.join(f'hi{n}' for n in width)})"
+        within = digests.inside(scan, lo_open=asked.after is None, hi_open=asked.through is None)
+        keys, order = ", ".join(scan.bare_key), ", ".join(scan.key)
+        if group_rows == 1:
+            self._db.execute(
+                f"{into} SELECT ?1, 0, {keys} FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
+                f" WHERE p.span = ?1 ORDER BY {order}",
+                (span,),
+            )
+        else:
+            one_more = f" ORDER BY {order} LIMIT 1 OFFSET {group_rows - 1}"
+            first = (
+                f"{into} SELECT ?1, 0, {keys} FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
+                f" WHERE p.span = ?1{one_more}"
+            )
+            upper = digests.inside(scan, lo_open=True, hi_open=asked.through is None)
+            beyond = digests.inside(scan, lo_open=False, hi_open=True, row="q", lower="hi")
+            following = (
+                f"{into} SELECT ?1, 0, {keys} FROM {PART} q CROSS JOIN {ASKED} p CROSS JOIN {scan.source}"
+                f" ON {beyond} AND {upper} WHERE q.n = ?2 AND p.span = ?1{one_more}"
+            )
+            self._db.execute(first, (span,))
+            while self._db.changes():
+                self._db.execute(following, (span, self._db.last_insert_rowid()))
+        return int(one_value(self._db, f"SELECT ifnull(max(n), 0) FROM {PART}"))
+
+    def _rows(self, scan: Scan, ranges: Sequence[KeyRange]) -> tuple[int, int, Key | None]:
+        shape = scan.shape
+        self._ask(shape, ranges)
+        self._db.execute(rows_table("rows_image.rows", shape.width))
+        room = self._send_rows.get(shape.id, FIRST_CHUNK_ROWS)
+        columns = sql.names(shape.columns, "t.")
+        copied, answered, last_key = 0, 0, None
+        for span, asked in enumerate(ranges):
+            within = digests.inside(scan, lo_open=asked.after is None, hi_open=asked.through is None)
+            self._db.execute(
+                f"INSERT INTO rows_image.rows SELECT {columns} FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
+                f" WHERE p.span = ?1 ORDER BY {', '.join(scan.key)} LIMIT {room - copied}",
+                (span,),
+            )
+            copied += self._db.changes()
+            if copied >= room:
+                last_key = self._last_key(shape)
+                break
+            answered += 1
+        if copied:
+            pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('rows_image')")
+            size_per_row = max(1, pages * IMAGE_PAGE_SIZE // copied)
+            self._send_rows[shape.id] = max(1, min(IMAGE_ROWS, room * 4, IMAGE_BYTES // size_per_row))
+        return copied, answered, last_key
+
+    def _last_key(self, shape: Shape) -> Key:
+        parts = ", ".join(token_columns(f"v{n}") for n in range(shape.key_width))
+        found = one_row(self._db, f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1")
+        return tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width))
+
+    def _ask(self, shape: Shape, ranges: Sequence[KeyRange]) -> None:
+        for span, asked in enumerate(ranges):
+            (los, lo_values), (his, hi_values) = _bind(shape, asked.after), _bind(shape, asked.through)
+            nulls = ["NULL"] * shape.key_width
+            self._db.execute(
+                f"INSERT INTO {ASKED} VALUES ({span}, {asked.after is None:d}, {asked.through is None:d},"
+                f" {', '.join([*(los or nulls), *(his or nulls)])})",
+                (*lo_values, *hi_values),
+            )
+
+
+def _bind(shape: Shape, key: Key | None) -> tuple[list[str] | None, list[object]]:
+    """A key as SQL expressions and what to bind; None where the range is open there."""
+    if key is None:
+        return None, []
+    if len(key) != shape.key_width:
+        raise RollrepError(f"a key of {shape.table} has {shape.key_width} values, not {len(key)}")
+    tokens = [bind_token(token) for token in key]
+    return [expression for expression, _ in tokens], [value for _, value in tokens]
+
+
+def _scan(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:
+    if not shape.without_rowid:
+        return digests.scan_of(shape, None, (), utf8=utf8)
+    index = one_value(db, "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (shape.table,))
+    collations = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
+    return digests.scan_of(shape, index, collations, utf8=utf8)

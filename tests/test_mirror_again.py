@@ -1,0 +1,358 @@
+"""Mirror again, by the rows behind the forgotten keys or by digests: only what changed moves, and all is right."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import make
+import oracle
+import pytest
+from sources import Application, copy_source, pull_once, recompute, session
+
+from rollrep.core.errors import NotRestorable, Temporary
+from rollrep.core.moments import ByTime
+from rollrep.destination import bridging
+from rollrep.destination.at_rest import verify_at_rest
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.compare import Comparison
+from rollrep.destination.pull import Outcome, Wishes, pull
+from rollrep.destination.restore import find_point, plan, restorable, restore
+from rollrep.destination.store import Store
+from rollrep.source import digests, forgotten, reader
+from rollrep.source.database import open_source
+from rollrep.source.install import install
+from rollrep.source.log import write_point
+from rollrep.source.tables import Limits
+from rollrep.wire.session import Session
+
+ACCOUNT = "CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city); CREATE INDEX city ON account(city);"
+FILLED = (
+    ACCOUNT + "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 20000)"
+    " INSERT INTO account SELECT i, 'owner ' || i, hex(randomblob(30)) FROM c;"
+    "CREATE TABLE pair(k TEXT COLLATE NOCASE, n INT, v, PRIMARY KEY(k, n)) WITHOUT ROWID;"
+    "INSERT INTO pair SELECT 'K' || (id % 9), id, city FROM account WHERE id < 500; CREATE TABLE bare(v);"
+    "INSERT INTO bare SELECT id FROM account WHERE id < 50"
+)
+
+
+class Pair:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "app.db"
+        self.store = Store(folder / "store", "job")
+        self.db = apsw.Connection(str(self.path))
+
+    def start(self, schema: str = FILLED, *, keep_rows: int = 100, keep_keys: int = 100_000) -> None:
+        self.do(schema)
+        self.do("PRAGMA journal_mode = WAL")
+        install(self.db, Limits(keep_rows=keep_rows, keep_keys=keep_keys))
+        pull_once(self.store, self.path)
+
+    def do(self, sql: str, bindings: tuple[object, ...] = ()) -> None:
+        self.db.execute(sql, bindings or None).fetchall()
+
+    def fall_off(self, rows: int = 1_000) -> None:
+        """Enough changes for the log to forget where the mirror stands; some rows are swapped, replaced, moved."""
+        for n in range(rows // 4):
+            self.do("UPDATE account SET city = ? WHERE id = ?", (f"city {n}", 7 * n + 1))
+            self.do("REPLACE INTO account VALUES (?, ?, 'replaced')", (30_000 + n, f"owner {11 * n + 3}"))
+            self.do("DELETE FROM pair WHERE n = ?", (n + 5,))
+            self.do("UPDATE bare SET v = v + 1 WHERE rowid = ?", (n % 50 + 1,))
+        # So that no replacement stands in what is left of the log: over one the tables are compared.
+        for n in range(150):
+            self.do("UPDATE bare SET v = v + 1 WHERE rowid = ?", (n % 50 + 1,))
+
+    def pull(self, **how: object) -> Outcome:
+        return pull_once(self.store, self.path, **how)  # type: ignore[arg-type]
+
+    def same(self) -> None:
+        oracle.assert_same(self.path, self.store.mirror)
+
+    def point(self) -> tuple[int, Path]:
+        point = write_point(self.db, None, "operator")
+        kept = self.folder / f"{point.id}.db"
+        copy_source(self.path, kept)
+        return point.id, kept
+
+    def same_at(self, log_id: int, kept: Path) -> None:
+        with Catalog(self.store.catalog) as catalog:
+            [point] = [point for point in restorable(catalog) if point.id == log_id]
+            output = self.folder / "restored.db"
+            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+        oracle.assert_same(kept, output)
+
+    def whole(self) -> None:
+        with self.store.locked():
+            found = verify_at_rest(self.store, lambda _name, _bytes: None)
+        assert (found.problems, found.notes) == ([], [])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.db.close()
+
+
+def rungs(outcome: Outcome) -> set[str]:
+    return {each.rung for each in outcome.moved}
+
+
+def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: Pair) -> None:
+    pair.start()
+    before = pair.point()
+    pair.pull()
+    pair.fall_off()
+    inside = pair.point()
+    pair.fall_off()
+    late = pair.point()
+    pair.do("UPDATE account SET city = 'after the late point' WHERE id = 8")
+    outcome = pair.pull()
+    assert (outcome.answer, outcome.reason) == ("mirror", "pruned")
+    assert rungs(outcome) == {bridging.RUNG}
+    moved = {each.table: each.rows for each in outcome.moved}
+    assert moved["pair"] == 250
+    assert 700 <= moved["account"] < 1_000, "a key may come once with each stretch of ids"
+    assert 50 <= moved["bare"] <= 100
+    assert outcome.snapshot is not None, "nothing leads across the hole"
+    pair.same()
+    pair.whole()
+    pair.do("UPDATE account SET city = 'later' WHERE id = 1")
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*before)
+    pair.same_at(*after)
+    with Catalog(pair.store.catalog) as catalog:
+        points = restorable(catalog)
+        # The late point's rows are all here, but rows fetched after it were newer than it.
+        assert {inside[0], late[0]}.isdisjoint(point.id for point in points)
+        [hole] = catalog.holes()
+        [first] = [point for point in points if point.id == before[0]]
+        [second] = [point for point in points if point.id == outcome.position.id]  # type: ignore[union-attr]
+        assert first.id == hole.after < inside[0] < hole.until <= second.id
+        with pytest.raises(NotRestorable, match="lies in a hole"):
+            find_point(catalog, ByTime(first.time + (second.time - first.time) / 2))
+
+
+@pytest.mark.parametrize("keep_keys", [0, 200])
+def test_tables_are_compared_when_the_keys_are_forgotten_too(pair: Pair, keep_keys: int) -> None:
+    pair.start(keep_keys=keep_keys)
+    before = pair.point()
+    pair.pull()
+    pair.fall_off()
+    outcome = pair.pull()
+    assert rungs(outcome) == {"digests"}
+    assert outcome.rows_mirrored < 1_000
+    assert {each.table for each in outcome.moved if each.rows} == {"account", "pair", "bare"}
+    assert sum(each.bytes or 0 for each in outcome.moved) < 100_000, "the tables are 1.5 MB"
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*before)
+    pair.same_at(*after)
+    pair.whole()
+
+
+@pytest.mark.parametrize("change", ["UPDATE account SET city = hex(randomblob(30))", "DELETE FROM account", "VACUUM"])
+def test_tables_are_right_when_everything_or_nothing_changed_beyond_the_keys(pair: Pair, change: str) -> None:
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    pair.do(change)
+    assert rungs(pair.pull()) == {"digests"}
+    pair.same()
+
+
+def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: Pair) -> None:
+    pair.start()
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
+        db.execute("UPDATE account SET owner = 'by hand' WHERE id = 77; DELETE FROM pair WHERE n = 9").fetchall()
+    with session() as talk, pair.store.locked():
+        outcome = pull(pair.store, talk, Wishes(str(pair.path), mirror=True), lambda _table, _rows: None)
+    assert {each.table: (each.rung, each.rows) for each in outcome.moved} == {
+        "account": ("digests", 1),
+        "pair": ("digests", 1),
+        "bare": ("digests", 0),
+    }
+    pair.same()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhile(
+    pair: Pair, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
+    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    rng = random.Random(str(share))
+    answer = Comparison._answer
+    written = iter(range(200))
+
+    def write_first(self: Comparison, *args: object, **how: object) -> object:
+        if next(written, None) is not None:
+            a, b = rng.sample(range(1, 20_000), 2)
+            pair.do("UPDATE OR REPLACE account SET owner = 'moving' WHERE id = ?", (a,))
+            pair.do("UPDATE OR REPLACE account SET owner = 'owner ' || ? WHERE id = ?", (a, b))
+            pair.do("UPDATE OR REPLACE account SET owner = 'owner ' || ? WHERE id = ?", (b, a))
+        return answer(self, *args, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Comparison, "_answer", write_first)
+    with contextlib.suppress(Temporary):
+        pair.pull(cut_after=int(90_000 * share))
+    assert pair.pull().answer in ("mirror", "resume", "up_to_date")
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*after)
+
+
+def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror(pair: Pair) -> None:
+    """By number alone the keys seem to reach back; the row at the position was another one."""
+    pair.start()
+    backup = pair.folder / "backup.db"
+    copy_source(pair.path, backup)
+    for n in range(20):
+        pair.do("UPDATE account SET city = 'lost' WHERE id = ?", (n + 1,))
+    pair.pull()
+    pair.db.close()
+    for ending in ("-wal", "-shm"):
+        pair.path.with_name(f"app.db{ending}").unlink(missing_ok=True)
+    backup.replace(pair.path)
+    pair.db = apsw.Connection(str(pair.path))
+    for n in range(900):
+        pair.do("UPDATE account SET city = 'new' WHERE id = ?", (n + 1_000,))
+    outcome = pair.pull()
+    assert (outcome.reason, rungs(outcome)) == ("pruned", {"digests"})
+    pair.same()
+
+
+def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair: Pair) -> None:
+    pair.start(keep_rows=31)
+    pair.do("UPDATE account SET city = 1 WHERE id = 1")
+    position = pair.pull().position
+    assert position is not None
+    while pair.db.execute("SELECT min(id) FROM _rollrep_log").fetchone()[0] <= position.id:
+        pair.do("UPDATE account SET city = city + 1 WHERE id = 2")
+    outcome = pair.pull()
+    assert rungs(outcome) <= {bridging.RUNG}
+    pair.same()
+    pair.whole()
+
+
+@pytest.mark.parametrize("ids", [1, 40, 16_384])
+@pytest.mark.parametrize("image_rows", [3, 65_536])
+def test_mirror_is_the_source_when_rows_and_unique_values_move_while_keys_are_fetched(
+    pair: Pair, ids: int, image_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgotten, "FIRST_IDS", ids)
+    monkeypatch.setattr(forgotten, "MOST_IDS", ids)
+    monkeypatch.setattr(reader, "IMAGE_ROWS", image_rows)
+    rng = random.Random(ids * image_rows)
+    pair.start()
+    pair.fall_off(400)
+    asked = Session.forgotten
+    moments = iter(range(150))
+
+    def write_first(self: Session, wanted: object) -> object:
+        if next(moments, None) is not None:
+            a, b = rng.sample(range(1, 700), 2)
+            with pair.db:
+                found = dict(pair.db.execute("SELECT id, owner FROM account WHERE id IN (?, ?)", (a, b)))
+                for key in found:
+                    pair.do("UPDATE account SET owner = 'moving ' || id WHERE id = ?", (key,))
+                for key, other in zip(found, reversed(found.values()), strict=True):
+                    pair.do("UPDATE account SET owner = ? WHERE id = ?", (other, key))
+            pair.do("DELETE FROM account WHERE id = ?", (rng.randrange(700),))
+        return asked(self, wanted)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "forgotten", write_first)
+    outcome = pair.pull()
+    assert rungs(outcome) == {bridging.RUNG}
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*after)
+    pair.whole()
+
+
+def test_tables_are_compared_when_a_row_was_replaced_behind_the_forgotten_keys(pair: Pair) -> None:
+    """Rows of several moments may collide in order, and in order is the only way to tell what a REPLACE removed."""
+    pair.start()
+    pair.fall_off()
+    pair.do("REPLACE INTO account SELECT id + 50000, owner, 'r' FROM account WHERE id < 20")
+    assert rungs(pair.pull()) == {"digests"}
+    pair.same()
+
+
+@pytest.mark.parametrize("share", [n / 12 for n in range(1, 12)])
+def test_bridge_is_gone_on_from_when_the_line_was_cut(
+    pair: Pair, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgotten, "FIRST_IDS", 60)
+    monkeypatch.setattr(forgotten, "MOST_IDS", 60)
+    pair.start()
+    before = pair.point()
+    pair.pull()
+    pair.fall_off()
+    with contextlib.suppress(Temporary):
+        pair.pull(cut_after=int(40_000 * share))
+    pair.do("UPDATE account SET city = 'meanwhile' WHERE id % 700 = 0")
+    outcome = pair.pull()
+    assert rungs(outcome) == {bridging.RUNG}
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*before)
+    pair.same_at(*after)
+    pair.whole()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(10))
+def test_mirror_is_the_source_when_applications_outrun_the_log(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real applications with every kind of statement, logs of 60 rows, chunks of a few ids."""
+    rng = random.Random(seed)
+    for name in ("FIRST_IDS", "MOST_IDS"):
+        monkeypatch.setattr(forgotten, name, rng.choice([3, 50, 5_000]))
+    schema = ("django", "rails", "bookmarks", "recorder", "notes")[seed % 5]
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    path = make.build(schema, tmp_path / "app.db", rows=300, seed=seed)
+    with contextlib.closing(open_source(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+        install(db, Limits(keep_rows=60))
+    application = Application(path, schema, seed, keep)
+    store = Store(tmp_path / "store", "job")
+    pull_once(store, path)
+    try:
+        for _ in range(6):
+            application.run(60)
+            application.start(30)
+            with contextlib.suppress(Temporary):
+                pull_once(store, path, cut_after=rng.choice([None, None, 9_000]))
+            application.wait()
+            outcome = pull_once(store, path)
+            kept = keep / f"{outcome.position.id}.db"  # type: ignore[union-attr]
+            kept.unlink(missing_ok=True)
+            copy_source(path, kept)
+            recompute(kept)
+            oracle.assert_same(kept, store.mirror)
+    finally:
+        application.close()
+    compared = 0
+    with Catalog(store.catalog) as catalog:
+        for point in restorable(catalog):
+            kept = keep / f"{point.id}.db"
+            if kept.exists():
+                output = tmp_path / "restored.db"
+                restore(store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+                recompute(kept)
+                oracle.assert_same(kept, output)
+                compared += 1
+    assert compared >= 6
