@@ -1,8 +1,8 @@
 """Pull and replay of a backlog: operations per CPU second, beside `executemany` of the same rows.
 
     rollrep      everything: both processes from their start, reading, packing, archive, replay, catalog
-    executemany  only the writing: the rows are Python's already, in log order, INSERT OR REPLACE and
-                 DELETE in runs as they come, one transaction, the mirror's own settings
+    executemany  only the writing: the rows are Python's already, in log order, INSERT OR REPLACE,
+                 UPDATE of what changed and DELETE in runs as they come, one transaction, the mirror's own settings
 
 Both begin with the same mirror of 100,000 rows.
 """

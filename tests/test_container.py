@@ -381,7 +381,8 @@ def test_command_ends_with_16_and_one_sentence_when_a_segment_is_damaged(life: L
     data[len(data) // 3] ^= 4
     bad.write_bytes(data)
     rollrep = Path(sys.executable).with_name("rollrep")
-    command = [rollrep, "restore", "job", "-c", config, "-o", life.folder / "out.db"]
+    at = f"id:{life.ids[-1]}"
+    command = [rollrep, "restore", "job", "--at", at, "-c", config, "-o", life.folder / "out.db"]
     files = sorted(life.folder.rglob("*"))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 16

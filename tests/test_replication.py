@@ -23,6 +23,7 @@ import pytest
 from sources import Application, copy_source, pull_once, recompute
 
 from rollrep.core.errors import MirrorNeeded, Temporary
+from rollrep.destination import indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.restore import plan, restorable, restore
@@ -47,6 +48,7 @@ class Life:
         image_rows = self.rng.choice([1, 7, 60, 65_536])
         monkeypatch.setattr(reader, "IMAGE_ROWS", image_rows)
         monkeypatch.setattr(puller, "WINDOW_ROWS", self.rng.choice([1, 13, 100, 65_536]))
+        monkeypatch.setattr(indexes, "LEAST_CHANGES", self.rng.choice([1, 20_000]))
         self.folder = folder
         self.keep = folder / "keep"
         self.keep.mkdir()

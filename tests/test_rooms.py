@@ -30,7 +30,6 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 LONG = {
     "fixtures/workload.py": "one class of random statements; it is read from top to bottom or not at all",
-    "rollrep/cli/destination.py: restore_command": "five options, and one report in two forms",
     "rollrep/jobs/config.py": "one file format: its reading, its errors, its writing",
 }
 SKIPS = {

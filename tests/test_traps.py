@@ -14,6 +14,7 @@ import oracle
 import pytest
 from sources import copy_source, pull_once
 
+from rollrep.core.clock import iso
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.restore import plan, restorable, restore
 from rollrep.destination.store import Store
@@ -317,3 +318,16 @@ def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:
     pair.do("PRAGMA user_version = 7")
     pair.do("PRAGMA application_id = 99")
     pair.same()
+
+
+def test_points_keep_the_source_times_to_the_millisecond_when_archived(pair: Pair) -> None:
+    pair.start(ACCOUNT)
+    written = []
+    for n in range(20):
+        pair.do("INSERT INTO account VALUES (?, ?, 1)", (n, str(n)))
+        written.append(write_point(pair.db, None, "operator"))
+    pair.do("UPDATE account SET city = 2")
+    pair.same()
+    with Catalog(pair.store.catalog) as catalog:
+        recorded = {point.id: iso(point.time) for point in catalog.points()}
+    assert {point.id: point.time for point in written}.items() <= recorded.items()

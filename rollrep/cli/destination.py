@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rollrep.cli.options import config_of as _config
+from rollrep.cli.options import config_option
+from rollrep.cli.options import jobs_of as _jobs
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
-from rollrep.core import clock
-from rollrep.core.clock import iso
-from rollrep.core.errors import PartlyDone, RollrepError, UsageError
-from rollrep.core.moments import parse_moment, show_distance
-from rollrep.core.units import show_bytes, show_duration
-from rollrep.jobs.config import FILE_NAME, Config, Job, add_job, find_config, load_config, unknown_job
-
-config_option = click.option(
-    "-c", "--config", type=click.Path(path_type=Path, readable=False), help="The configuration file (rollrep.toml)."
-)
-
-
-def _config(ctx: click.Context, config: Path | None) -> Config:
-    return load_config(find_config(config or ctx.obj, os.environ))
-
-
-def _jobs(config: Config, names: Sequence[str]) -> list[Job]:
-    missing = next((name for name in names if name not in config.jobs), None)
-    if missing is not None:
-        raise unknown_job(config, missing)
-    if not config.jobs:
-        raise UsageError(f"{config.path} has no jobs", remedy="add one: rollrep init JOB SOURCE")
-    return [config.jobs[name] for name in names] or list(config.jobs.values())
+from rollrep.core.errors import PartlyDone, UsageError
+from rollrep.core.units import show_bytes
+from rollrep.jobs.config import FILE_NAME, Config, Job, add_job
 
 
 @click.command("init")
@@ -213,116 +195,6 @@ def _summary(result: object) -> str:
     return f"{said} in {result.seconds:.1f} s; the mirror is the source{at}"
 
 
-@click.command("points")
-@click.argument("job")
-@config_option
-@json_option
-@click.pass_context
-@reporting("points")
-def points_command(ctx: click.Context, job: str, config: Path | None, as_json: bool) -> None:
-    """List the points of JOB that are known, oldest first."""
-    from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import restorable
-    from rollrep.jobs.run import point_json, store_of
-
-    loaded = _config(ctx, config)
-    store = store_of(loaded, _jobs(loaded, [job])[0])
-    store.require()
-    with Catalog(store.catalog) as catalog:
-        points = restorable(catalog)
-    emit(
-        as_json,
-        "points",
-        {"job": job, "points": [point_json(point) for point in points]},
-        *(
-            f"{point.point:>6}  {iso(point.time)}  id {point.id:<10} {point.kind:<12} {point.label or ''}".rstrip()
-            for point in points
-        ),
-    )
-
-
-@click.command("restore")
-@click.argument("job")
-@click.option(
-    "--at", default="latest", show_default=True, help="latest, point:17, label:X, id:45678, a time, '2h ago'."
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, readable=False), required=True, help="The file to write."
-)
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
-@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
-@config_option
-@json_option
-@click.pass_context
-@reporting("restore")
-def restore_command(
-    ctx: click.Context,
-    job: str,
-    at: str,
-    output: Path,
-    force: bool,
-    dry_run: bool,
-    config: Path | None,
-    as_json: bool,
-) -> None:
-    """Give back the database of JOB as it was at a moment, as a file.
-
-    The moment that was chosen is always said: the nearest point at or before what was asked for.
-    """
-    from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import check_output, find_point, plan, restore
-    from rollrep.hooks import plugin_manager
-    from rollrep.jobs.run import store_of, tell_restored
-
-    loaded = _config(ctx, config)
-    store = store_of(loaded, _jobs(loaded, [job])[0])
-    store.require()
-    began = clock.monotonic_s()
-    moment = parse_moment(at, now=clock.now())
-    if not dry_run:
-        check_output(output.absolute(), force=force)
-    try:
-        with Catalog(store.catalog) as catalog:
-            point = find_point(catalog, moment)
-            chosen = plan(catalog, point)
-            asked = getattr(moment, "moment", None)
-            distance = f", {show_distance(point.time, asked)} than asked" if asked and asked != point.time else ""
-            local = point.time.astimezone()
-            say(
-                f"{job}: point {point.point} ({point.kind}{', ' + point.label if point.label else ''}), log id"
-                f" {point.id}, {iso(point.time)} = {local:%Y-%m-%d %H:%M:%S %Z}{distance}"
-            )
-            if dry_run:
-                emit(
-                    as_json,
-                    "restore",
-                    {"dry_run": True, "point": point.point, "id": point.id, "time": iso(point.time)},
-                    f"would unpack {chosen.snapshot.path}, replay {chosen.operations:,} log rows, write {output}",
-                )
-                return
-            progress = say if somebody_watches() and not as_json else lambda _text: None
-            restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
-    except RollrepError as error:
-        error.remedy = error.remedy.replace(" JOB", f" {job}")
-        raise
-    seconds = clock.monotonic_s() - began
-    tell_restored(plugin_manager(), job, restored)
-    emit(
-        as_json,
-        "restore",
-        {
-            "point": point.point,
-            "id": point.id,
-            "time": iso(point.time),
-            "output": str(output),
-            "rows": restored.rows,
-            "seconds": round(seconds, 3),
-        },
-        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
-        f" in {show_duration(seconds)}",
-    )
-
-
 COMMANDS: dict[str, click.Command] = {
     command.name or "": command
     for command in (
@@ -330,7 +202,5 @@ COMMANDS: dict[str, click.Command] = {
         check_command,
         pull_command,
         mirror_command,
-        points_command,
-        restore_command,
     )
 }

@@ -16,18 +16,20 @@ class Lazy(click.Group):
     """Loads the two halves only when asked: `source serve` starts once per connection."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from rollrep.cli import destination
-
-        return [*destination.COMMANDS, "source"]
+        return [*_destination(), "source"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "source":
             from rollrep.cli import source
 
             return source.source
-        from rollrep.cli import destination
+        return _destination().get(cmd_name)
 
-        return destination.COMMANDS.get(cmd_name)
+
+def _destination() -> dict[str, click.Command]:
+    from rollrep.cli import destination, past, query
+
+    return destination.COMMANDS | past.COMMANDS | query.COMMANDS
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

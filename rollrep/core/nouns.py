@@ -13,6 +13,9 @@ import msgspec
 PREFIX = "_rollrep_"
 """Every object of ours inside somebody's database has a name that begins so."""
 
+MASK_BITS = 60
+"""Bits of a mask that stand for one value each; all further values share the next bit."""
+
 
 class Op(enum.IntEnum):
     """What a log row records.  The numbers are at rest in archives: never reuse one."""
@@ -27,6 +30,8 @@ class Op(enum.IntEnum):
     """a consistency point: v0 label, v1 kind, v2 sqlite_sequence, v3 whether the schema had changed"""
     MARK = 4
     """something about the log itself: v0 what, v1 details"""
+    PATCH = 5
+    """the values of the row with this key that an UPDATE changed, and behind them a mask: bit n for value n"""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -66,6 +71,11 @@ class Shape(msgspec.Struct, frozen=True):
     @property
     def width(self) -> int:
         return len(self.columns)
+
+    @property
+    def logged_width(self) -> int:
+        """How many values a log row of this shape may have: the row's own, and the mask of a PATCH."""
+        return len(self.columns) + 1
 
 
 class SchemaObject(msgspec.Struct, frozen=True):

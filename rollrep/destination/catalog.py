@@ -20,6 +20,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -237,10 +238,26 @@ class Catalog:
         rows = all_rows(
             self._db, "SELECT point, line, epoch, id, kind, label, time FROM point ORDER BY line, id, point"
         )
-        return [
-            CatalogPoint(n, line, epoch, log_id, kind, label, from_iso(time))
-            for n, line, epoch, log_id, kind, label, time in rows
-        ]
+        return [_point(row) for row in rows]
+
+    def points_named(
+        self, *, point: int | None = None, log_id: int | None = None, label: str | None = None
+    ) -> list[CatalogPoint]:
+        """Those with this number, log id or label, in the order of `points`."""
+        rows = all_rows(
+            self._db,
+            "SELECT point, line, epoch, id, kind, label, time FROM point WHERE (?1 IS NULL OR point = ?1)"
+            " AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR label = ?3) ORDER BY line, id, point",
+            (point, log_id, label),
+        )
+        return [_point(row) for row in rows]
+
+    def newest_point(self, reach: Reach) -> CatalogPoint | None:
+        """The last of `points` that `reach` covers."""
+        rows: Iterable[tuple[Any, ...]] = self._db.execute(
+            "SELECT point, line, epoch, id, kind, label, time FROM point ORDER BY line DESC, id DESC, point DESC"
+        )
+        return next((_point(row) for row in rows if reach.covers(row[1], row[3])), None)
 
     def has_point(self, line: int, log_id: int) -> bool:
         return find_row(self._db, "SELECT 1 FROM point WHERE line = ? AND id = ?", (line, log_id)) is not None
@@ -285,3 +302,8 @@ class Catalog:
     def note(self, kind: str, **detail: object) -> None:
         """Writes an event."""
         self._db.execute("INSERT INTO event(at, kind, detail) VALUES (?, ?, ?)", (iso(now()), kind, json.dumps(detail)))
+
+
+def _point(row: tuple[Any, ...]) -> CatalogPoint:
+    number, line, epoch, log_id, kind, label, time = row
+    return CatalogPoint(number, line, epoch, log_id, kind, label, from_iso(time))

@@ -17,6 +17,8 @@ import apsw
 from rollrep.destination.archive import SegmentHolds
 from rollrep.wire.images import log_table, log_width
 
+CACHE_KIB = 24_576
+
 
 class Gathered:
     """Log rows of several images, in one file, so that one transaction can replay them all."""
@@ -56,6 +58,10 @@ class Gathered:
         self.close()
         mirror.execute("DETACH batch")
         mirror.execute("ATTACH ? AS batch", (self._path,))
+        # Replay writes there too, and what it wrote is worth nothing when the transaction is taken back.
+        for pragma in ("journal_mode", "synchronous"):
+            mirror.execute(f"PRAGMA batch.{pragma} = OFF").fetchall()
+        mirror.execute(f"PRAGMA batch.cache_size = -{CACHE_KIB}").fetchall()
 
     def close(self) -> None:
         if self._side is not None:

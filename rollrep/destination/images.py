@@ -15,10 +15,10 @@ import apsw
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
-from rollrep.query import all_rows, one_row
+from rollrep.query import all_rows, find_row, one_row
 from rollrep.wire.images import log_table, log_width, rows_table
 
-TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', at)"
+TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', ms / 1000.0, 'unixepoch')"
 
 
 def attach_log(db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape]) -> None:
@@ -35,14 +35,20 @@ def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
 
 
 def points_in(db: apsw.Connection) -> tuple[Point, ...]:
-    """The consistency points in `batch`."""
+    """The consistency points in `batch`.  Raises VerifyFailed where one has no time."""
+    if find_row(db, f"SELECT 1 FROM batch.log WHERE op = {Op.POINT:d} LIMIT 1") is None:
+        return ()
+    found = all_rows(
+        db,
+        f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT), v3"
+        " FROM (SELECT *, sum(at) OVER (ORDER BY id) AS ms FROM batch.log)"
+        f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
+    )
+    if any(time is None for _, time, *_ in found):
+        raise VerifyFailed("a batch holds a point without a time")
     return tuple(
         Point(log_id, time, kind, label, sequence, bool(changed))
-        for log_id, time, kind, label, sequence, changed in all_rows(
-            db,
-            f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT), v3"
-            f" FROM batch.log WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
-        )
+        for log_id, time, kind, label, sequence, changed in found
     )
 
 

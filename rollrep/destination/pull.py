@@ -184,7 +184,7 @@ class _Pull:
             try:
                 if head > state.position.id:
                     line = Line(state.line, state.position.epoch)
-                    replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes})
+                    replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
                     self._gather(mirror, replay, state, line, archived, answer)
                     return self._commit_replay(mirror, replay, state, answer)
                 if self._facts_differ(mirror, answer.facts):
@@ -230,6 +230,7 @@ class _Pull:
         with transaction(mirror):
             for first in range(state.position.id + 1, head.id + 1, WINDOW_ROWS):
                 self._out.operations += replay.window(first, min(head.id, first + WINDOW_ROWS - 1))
+            replay.finish()
             apply_facts(mirror, answer.facts, state.layout.shapes)
             write_state(mirror, new)
         return new

@@ -4,7 +4,9 @@
     plan     which snapshot and which segments lead there, or why none do
     run      into a temporary file beside the output, checked, then renamed
 
-Knows: catalog, archive, snapshots, replay.  Does not know: the wire, the command line.
+The newest state needs neither: where the mirror stands at the point, it is copied.
+
+Knows: catalog, archive, snapshots, replay, the mirror.  Does not know: the wire, the command line.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
-from rollrep.destination.mirror_db import STATE, open_mirror, read_state
+from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.partial import copy_tables, wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
-from rollrep.destination.snapshots import unpack_snapshot
+from rollrep.destination.snapshots import copy_database, full_disk_as_oserror, unpack_snapshot
 from rollrep.destination.store import Store
 from rollrep.query import all_rows, one_value
 
@@ -44,10 +47,19 @@ class Plan:
     point: CatalogPoint
     snapshot: Snapshot
     segments: tuple[Segment, ...]
+    tables: tuple[str, ...] = ()
+    """only these, with their indexes; all of the database where empty"""
+    from_mirror: bool = False
+    """the mirror stood at `point` when this was planned; it is copied if it still does"""
 
     @property
     def operations(self) -> int:
         return self.point.id - self.snapshot.id
+
+    @property
+    def bytes_read(self) -> int:
+        """Of snapshot and segments, as they lie on the disk."""
+        return self.snapshot.bytes + sum(segment.bytes for segment in self.segments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +131,7 @@ def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
 
     Raises NotRestorable: also where a time lies in a hole, with the points on both sides of it.
     """
-    points = restorable(catalog)
+    points = _candidates(catalog, moment)
     point = choose(points, moment, catalog.confirmed())
     if isinstance(moment, ByTime) and moment.moment > point.time:
         later = next((each for each in points if each.line == point.line and each.id > point.id), None)
@@ -131,6 +143,28 @@ def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
                 remedy=f"restore what was before (--at point:{point.point}) or after (--at point:{later.point})",
             )
     return point
+
+
+def _candidates(catalog: Catalog, moment: Moment) -> list[CatalogPoint]:
+    """The restorable points among which `choose` finds the same as among all.
+
+    A source that is pulled every ten seconds has 60,000 points in a week; only a time needs to see them all.
+    """
+    reach = catalog.reach()
+    if isinstance(moment, ByTime):
+        return restorable(catalog)
+    newest = catalog.newest_point(reach)
+    if isinstance(moment, Latest) or newest is None:
+        return [newest] if newest else []
+    if isinstance(moment, ByPoint):
+        named = catalog.points_named(point=moment.number)
+    elif isinstance(moment, ByLabel):
+        named = catalog.points_named(label=moment.label)
+    else:
+        named = catalog.points_named(log_id=moment.id)
+    found = [point for point in named if reach.covers(point.line, point.id)]
+    # Where nothing has that name, there is still a difference between "no such point" and "no point yet".
+    return found or [newest]
 
 
 def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
@@ -152,6 +186,14 @@ def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
     )
 
 
+def plan_newest(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
+    """As `plan`, for the newest point: the mirror is that state already, where it stands there."""
+    stands = False
+    with contextlib.suppress(apsw.Error), contextlib.closing(_read_mirror(store)) as mirror:
+        stands = _is_at(read_state(mirror), point)
+    return dataclasses.replace(plan(catalog, point), from_mirror=stands)
+
+
 def hole_around(holes: Sequence[Hole], point: CatalogPoint, later: CatalogPoint | None) -> Hole | None:
     """The hole that lies between a chosen point and the next one, if one does.  Pure."""
     for hole in holes:
@@ -166,12 +208,19 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
     Raises UsageError where `output` exists and `force` is not set, VerifyFailed where a file is damaged.
     """
     check_output(output, force=force)
+    whole = output.with_name(f".{output.name}.whole{container.TEMPORARY}")
     temporary = output.with_name(f".{output.name}{container.TEMPORARY}")
-    remove_database(temporary)
     try:
-        progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
-        unpack_snapshot(store, chosen.snapshot, temporary)
-        rows = _build(store, catalog, chosen, temporary, progress)
+        for path in (whole, temporary):
+            remove_database(path)
+        base = whole if chosen.tables else temporary
+        with container.disk_room(output), full_disk_as_oserror():
+            layout = _from_mirror(store, chosen, base, progress)
+            layout = layout or _from_archive(store, catalog, chosen, base, progress)
+            if chosen.tables:
+                layout = copy_tables(whole, temporary, layout, chosen.tables)
+            progress("checking")
+            rows = _finish(temporary, layout)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if force:
@@ -181,7 +230,8 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
             _rename_to_new(temporary, output)
         container.sync_folder(output.parent)
     finally:
-        remove_database(temporary)
+        for path in (whole, temporary):
+            remove_database(path)
     return Restored(chosen.point, output, rows)
 
 
@@ -198,14 +248,53 @@ def check_output(output: Path, *, force: bool) -> None:
         raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
 
 
-def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> int:
+def _read_mirror(store: Store) -> apsw.Connection:
+    # A WAL database can't be read without writing its shared memory.
+    db = apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)
+    db.set_busy_timeout(10_000)
+    return db
+
+
+def _is_at(state: State | None, point: CatalogPoint) -> bool:
+    return (
+        state is not None
+        and not state.reason
+        and (state.line, state.position.epoch, state.position.id) == (point.line, point.epoch, point.id)
+    )
+
+
+def _from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> Layout | None:
+    """Copies the mirror to `path`; None where it does not stand at the point (any more)."""
+    if not chosen.from_mirror:
+        return None
+    progress("copying the mirror")
+    try:
+        with contextlib.closing(_read_mirror(store)) as mirror:
+            state = copy_database(mirror, path)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise VerifyFailed(
+            f"{store.mirror} is damaged: {error}",
+            remedy=f"snapshot and archive have the same state: --at point:{chosen.point.point}",
+        ) from error
+    if not _is_at(state, chosen.point):
+        remove_database(path)
+        return None
+    return state.layout
+
+
+def _from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Layout:
+    """The snapshot, and the archive's rows replayed on it."""
+    progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
+    unpack_snapshot(store, chosen.snapshot, path)
     archive = Archive(store, catalog)
     with contextlib.closing(open_mirror(path)) as db:
         state = read_state(db)
         if state is None or state.position.id != chosen.snapshot.id:
             raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
         db.execute("PRAGMA synchronous = OFF")
-        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes})
+        shapes = wanted_shapes(state.layout, chosen.tables)
+        known = {shape.id: shape for shape in shapes}
+        replay = Replay(db, known, ignore_unknown=bool(chosen.tables), finished=True)
         if chosen.segments:
             progress(f"replaying {chosen.operations} log rows")
         after = chosen.snapshot.id
@@ -215,20 +304,25 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
             with transaction(db):
                 replay.window(after + 1, last)
                 if holds.facts and holds.facts.head.id == last:
-                    apply_facts(db, holds.facts, state.layout.shapes)
+                    apply_facts(db, holds.facts, shapes)
                 for point in holds.points:
                     if point.id == last and point.sequence is not None:
-                        sequence = point_sequence(point.sequence, state.layout.encoding)
-                        set_sequence(db, sequence, state.layout.shapes)
+                        set_sequence(db, point_sequence(point.sequence, state.layout.encoding), shapes)
             after = last
-        progress("checking")
-        rows = _finish(db, state.layout)
-    return rows
+        with transaction(db):
+            replay.finish()
+    return state.layout
 
 
-def _finish(db: apsw.Connection, layout: Layout) -> int:
+def _finish(path: Path, layout: Layout) -> int:
     """Takes out what is ours, checks the whole file, and counts its rows."""
+    with contextlib.closing(open_mirror(path)) as db:
+        return _finish_open(db, layout)
+
+
+def _finish_open(db: apsw.Connection, layout: Layout) -> int:
     # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
+    db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA main.secure_delete = ON").fetchall()
     db.execute(f"DROP TABLE main.{STATE}")
     for image in ("batch", "chunk"):

@@ -61,7 +61,7 @@ def copy_database(mirror: apsw.Connection, target: Path) -> State:
     target.unlink(missing_ok=True)
     with (
         container.disk_room(target),
-        _full_disk_as_oserror(),
+        full_disk_as_oserror(),
         contextlib.closing(apsw.Connection(str(target))) as copy,
     ):
         copy.execute("PRAGMA synchronous = OFF")
@@ -78,7 +78,8 @@ def copy_database(mirror: apsw.Connection, target: Path) -> State:
 
 
 @contextlib.contextmanager
-def _full_disk_as_oserror() -> Iterator[None]:
+def full_disk_as_oserror() -> Iterator[None]:
+    """SQLite's "disk full" as the error that `disk_room` knows."""
     try:
         yield
     except apsw.FullError as error:

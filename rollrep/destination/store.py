@@ -6,6 +6,7 @@
       catalog.db       what exists: lines, segments, points, snapshots, holes, events
       archive/         segments, verbatim
       snapshots/       the mirror at points
+      cache/           restored points that were looked at; it may be removed any time
       lock             held by the kernel for whoever works here; its text names them
 
 Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
@@ -40,6 +41,7 @@ class Store:
         self.catalog = self.folder / "catalog.db"
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"
+        self.cache = self.folder / "cache"
 
     def exists(self) -> bool:
         return self.catalog.is_file()
@@ -89,8 +91,12 @@ class Store:
             lock.release()
 
     def sweep(self) -> list[Path]:
-        """Removes what a killed process left half-written; call it under the lock."""
-        leftovers = [path for path in self.folder.rglob(f"*{TEMPORARY}*") if path.is_file()]
+        """Removes what a killed process left half-written; call it under the lock.
+
+        Not in the cache: readers work there without this lock, and it sweeps itself.
+        """
+        found = (path for path in self.folder.rglob(f"*{TEMPORARY}*") if path.is_file())
+        leftovers = [path for path in found if self.cache not in path.parents]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers

@@ -1,12 +1,16 @@
 """The triggers that record a table's operations, in the application's own transaction.
 
     BEFORE INSERT, BEFORE UPDATE OF a unique column    TOUCHED  key   what a REPLACE would remove unseen
-    AFTER INSERT, AFTER UPDATE                         PUT      the whole row as it now is
-    AFTER UPDATE that moved the key, AFTER DELETE      DELETE   the old key
+    AFTER INSERT                                       PUT      the whole row as it now is
+    AFTER UPDATE                                       PATCH    the values that changed, and a mask of which
+    AFTER UPDATE that moved the key                    DELETE   the old key; and a PUT
+    AFTER DELETE                                       DELETE   the old key
 
 Where nothing can come between a row's write and our AFTER trigger, the values are NEW's.  Otherwise
 (the application's own triggers, foreign key actions) each trigger reads again what is now behind the
-key, and logs that truth: a PUT where there is a row, a DELETE where there is none.
+key, and logs that truth: a PUT where there is a row, a DELETE where there is none.  A PATCH needs OLD to be what
+the log said last, so such tables have none, nor have those without a rowid, whose keys may change in letters
+alone (NOCASE), nor very wide ones.
 
 REPLACE removes rows without firing their DELETE triggers
 (https://www.sqlite.org/lang_conflict.html), so keys that collide on another UNIQUE index are logged
@@ -23,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rollrep.core import sql
-from rollrep.core.nouns import PREFIX, Op
+from rollrep.core.nouns import MASK_BITS, PREFIX, Op
 from rollrep.source.inspect import TablePlan, Unique
 from rollrep.source.tables import KEY_SIZE, LOG, PENDING
 
@@ -79,7 +83,7 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
         bodies["insert"] = ("AFTER INSERT", [_log_new(plan, shape_id)])
         bodies["update"] = (
             "AFTER UPDATE",
-            [_log_old_key(plan, shape_id, _moved(plan)), _log_new(plan, shape_id)],
+            [_log_old_key(plan, shape_id, _moved(plan)), *_log_update(plan, shape_id)],
         )
         bodies["delete"] = ("AFTER DELETE", [_log_old_key(plan, shape_id, "")])
     return {
@@ -105,6 +109,34 @@ def _head(shape_id: int, op: Op, size: str) -> str:
 def _log_new(plan: TablePlan, shape_id: int) -> str:
     columns = plan.shape.columns
     return f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')})"
+
+
+def _log_update(plan: TablePlan, shape_id: int) -> list[str]:
+    """A PATCH where the key stayed, a PUT where it moved."""
+    shape = plan.shape
+    if shape.without_rowid or shape.width > MASK_BITS:
+        return [_log_new(plan, shape_id)]
+    moved, rest = _moved(plan), shape.columns[1:]
+    put = _log_new(plan, shape_id).replace(" VALUES (", " SELECT ", 1).removesuffix(")")
+    changed = {column: _changed(plan, column) for column in rest}
+    values = [f"CASE WHEN {changed[column]} THEN new.{sql.name(column)} END" for column in rest]
+    mask = _balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))])
+    lengths = [f"CASE WHEN {changed[c]} THEN {_length('new', c)} ELSE 0 END" for c in plan.sized_columns]
+    size = _balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths])
+    logged = ", ".join([f"new.{sql.name(shape.columns[0])}", *values, mask])
+    return [
+        f"{put} WHERE {moved}",
+        f"{_into(shape.logged_width)} SELECT {_head(shape_id, Op.PATCH, size)}, {logged} WHERE NOT {moved}",
+    ]
+
+
+def _changed(plan: TablePlan, column: str) -> str:
+    """SQL that is true unless NEW's value is exactly OLD's; where that can't be told cheaply, also when it is."""
+    old, new = f"old.{sql.name(column)}", f"new.{sql.name(column)}"
+    differs = f"{old} COLLATE BINARY IS NOT {new}"
+    if column not in plan.loose_columns:
+        return differs
+    return f"({differs} OR typeof({old}) <> typeof({new}) OR (typeof({new}) = 'real' AND {new} = 0.0))"
 
 
 def _log_row_again(plan: TablePlan, shape_id: int, side: str, condition: str = "") -> str:
@@ -148,8 +180,11 @@ def _size(plan: TablePlan, side: str) -> str:
     The sum is balanced, because SQLite's expression trees may be 1,000 deep and tables 2,000 wide.
     """
     fixed = ROW_SIZE + FIXED_SIZE * (plan.shape.width - len(plan.sized_columns))
-    terms = [f"ifnull(length(CAST({side}.{sql.name(c)} AS BLOB)), 0)" for c in plan.sized_columns]
-    return _balanced([str(fixed), *terms])
+    return _balanced([str(fixed), *(_length(side, column) for column in plan.sized_columns)])
+
+
+def _length(side: str, column: str) -> str:
+    return f"ifnull(length(CAST({side}.{sql.name(column)} AS BLOB)), 0)"
 
 
 def _balanced(terms: Sequence[str]) -> str:

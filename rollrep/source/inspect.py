@@ -40,6 +40,8 @@ class TablePlan:
     uniques: tuple[Unique, ...]
     sized_columns: tuple[str, ...]
     """columns whose values may be long, so that their bytes must be counted"""
+    loose_columns: tuple[str, ...]
+    """columns in which values that are equal may still differ in storage class: 1 and 1.0"""
     reread: bool
     """the row may differ from NEW when our trigger runs: read it again by its key"""
     pin_rowids: bool
@@ -129,6 +131,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
         shape=shape,
         uniques=tuple(uniques),
         sized_columns=tuple(name for name in sized if name not in alias),
+        loose_columns=tuple(name for name, declared, _, hidden in info if hidden == 0 and _is_loose(declared)),
         reread=reread,
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
@@ -267,6 +270,14 @@ def _may_be_long(declared: str) -> bool:
     return any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")) or not any(
         word in upper for word in ("REAL", "FLOA", "DOUB", "BOOL")
     )
+
+
+def _is_loose(declared: str) -> bool:
+    # Affinity makes one storage class of all numbers only where it is TEXT or REAL (the same page, 3.1 and 3.4).
+    upper = declared.upper()
+    text = any(word in upper for word in ("CHAR", "CLOB", "TEXT"))
+    real = any(word in upper for word in ("REAL", "FLOA", "DOUB")) and "BLOB" not in upper
+    return "INT" in upper or not (text or real)
 
 
 def _is_autoincrement(

@@ -229,7 +229,7 @@ def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
 def _capture(db: apsw.Connection, plan: TablePlan) -> None:
     table = plan.shape.table
     _release(db, table)
-    _widen(db, LOG, "v", plan.shape.width)
+    _widen(db, LOG, "v", plan.shape.logged_width)
     _widen(db, FORGOTTEN, "k", plan.shape.key_width)
     _widen(db, PENDING, "n", plan.shape.key_width)
     _widen(db, PENDING, "k", plan.shape.key_width)

@@ -122,7 +122,7 @@ def proof_of(db: apsw.Connection, log_id: int) -> str | None:
     )
     if found is None:
         return None
-    width = msgspec.json.decode(found[0], type=Shape).width if found[0] else 4
+    width = msgspec.json.decode(found[0], type=Shape).logged_width if found[0] else 4
     values = ", ".join(f"v{n}" for n in range(width))
     query = f"SELECT id, at, shape, op, {values} FROM {LOG} WHERE id = {log_id:d}"
     digest: str = one_value(db, "SELECT sha1_query(?)", (query,))

@@ -36,6 +36,9 @@ FIRST_CHUNK_ROWS = 1_000
 """rows of a table's first chunk; after it, their size is known"""
 IMAGE_PAGE_SIZE = 16_384
 COMPRESSION_LEVEL = 3
+_MS = "CAST({0} * 86400000.0 + 0.5 AS INTEGER)"
+"""SQL for a Julian day in milliseconds, rounded as SQLite's own date functions do"""
+_MS_OF_1970 = 210_866_760_000_000
 
 
 class Gone(Exception):
@@ -54,6 +57,8 @@ class Reader:
         self._shapes: dict[int, Shape] = {}
         self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
         self._chunk_rows: dict[int, int] = {}
+        self._row_bytes = 1.0
+        """what a log row of the last image took on average"""
 
     def batch(self, meta: Meta, after: int, through: int) -> tuple[Batch, bytes]:
         """The next batch after `after` and its packed image, in a read transaction of its own.
@@ -100,26 +105,29 @@ class Reader:
 
     def _copy_log(self, after: int, through: int) -> tuple[int, int, tuple[Shape, ...], str]:
         """Copies log rows into the log's image; (first, last, shapes of its rows, proof of the last)."""
-        through = min(through, after + IMAGE_ROWS)
+        # Rows are mostly of the size of those before them, so the first count is mostly the only one.
+        through = min(through, after + max(1, min(IMAGE_ROWS, int(IMAGE_BYTES / self._row_bytes * 0.95))))
         while True:
-            counted = all_rows(
-                self._db,
-                f"SELECT shape, count(*), sum(size), min(id) FROM {LOG} WHERE id > ? AND id <= ? GROUP BY shape",
-                (after, through),
+            rows, size, first = one_row(
+                self._db, f"SELECT count(*), sum(size), min(id) FROM {LOG} WHERE id > ? AND id <= ?", (after, through)
             )
-            rows, size = sum(row[1] for row in counted), sum(row[2] for row in counted)
-            if rows != through - after or min(row[3] for row in counted) != after + 1:
+            if rows != through - after or first != after + 1:
                 oldest = one_value(self._db, f"SELECT ifnull(min(id), 0) FROM {LOG}")
                 raise Gone(oldest)
+            self._row_bytes = max(1.0, size / rows)
             if size <= IMAGE_BYTES or rows == 1:
                 break
             through = after + max(1, min(rows - 1, int(rows * IMAGE_BYTES / size * 0.9)))
-        shapes = tuple(self._shape(row[0]) for row in counted if row[0] != 0)
+        found = all_rows(self._db, f"SELECT DISTINCT shape FROM {LOG} WHERE id > ? AND id <= ?", (after, through))
+        shapes = tuple(self._shape(shape_id) for (shape_id,) in sorted(found) if shape_id != 0)
         width = log_width(shapes)
-        values = ", ".join(f"v{n}" for n in range(width))
+        values = ", ".join(f"l.v{n}" for n in range(width))
         self._db.execute(log_table("log_image.log", width))
         self._db.execute(
-            f"INSERT INTO log_image.log SELECT id, at, shape, op, {values} FROM {LOG} WHERE id > ? AND id <= ?",
+            "INSERT INTO log_image.log"
+            f" SELECT l.id, {_MS.format('l.at')} - ifnull({_MS.format('p.at')}, {_MS_OF_1970}), l.shape, l.op, {values}"
+            f" FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
+            " WHERE l.id > ?1 AND l.id <= ?2",
             (after, through),
         )
         proof = proof_of(self._db, through)

@@ -144,7 +144,7 @@ BEGIN
           WHERE id <= pruned_through + {most} AND at < {too_old}) ELSE 0 END)));
   INSERT INTO {FORGOTTEN}(id, shape, at, {names})
     SELECT l.id, l.shape, CASE WHEN l.id = m.cut THEN l.at END, {keys}
-    FROM {source} WHERE l.id <= m.cut AND l.op < {Op.POINT:d}{joined}
+    FROM {source} WHERE l.id <= m.cut AND l.shape > 0{joined}
       AND NOT EXISTS (SELECT 1 FROM {FORGOTTEN} f WHERE f.id = l.id);
   UPDATE {META} SET bytes = bytes - (SELECT ifnull(sum(size), 0) FROM {LOG} WHERE id <= cut), pruned_through = cut;
   DELETE FROM {LOG} WHERE id <= (SELECT pruned_through FROM {META});

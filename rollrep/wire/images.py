@@ -3,6 +3,8 @@
     log(id INTEGER PRIMARY KEY, at, shape, op, v0, v1, ...)     log rows, as they stand in the log
     rows(v0, v1, ...)                                           rows of a table, in key order
 
+`at` is milliseconds since the row before, and for the first row of an image since 1970: small numbers, that change
+little from row to row, pack best.
 No column has a type, so that every value keeps its storage class.  Both sides compare the text.
 """
 
@@ -14,8 +16,8 @@ from rollrep.core.nouns import Shape
 
 
 def log_width(shapes: Sequence[Shape]) -> int:
-    """How many values a log image of these shapes has; four at least, for points and marks."""
-    return max([4, *(shape.width for shape in shapes)])
+    """How many values a log image of these shapes has: a mask behind each row's, and four at least, for points."""
+    return max([4, *(shape.logged_width for shape in shapes)])
 
 
 def log_table(name: str, width: int) -> str:

@@ -1,0 +1,127 @@
+"""The commands that give the past back: which points there are, and a file of one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rollrep.cli.options import at_option, chosen_point, config_option, naming, store_for
+from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.core import clock
+from rollrep.core.clock import iso
+from rollrep.core.moments import Latest, parse_moment
+from rollrep.core.units import show_bytes, show_duration
+
+
+@click.command("points")
+@click.argument("job")
+@config_option
+@json_option
+@click.pass_context
+@reporting("points")
+def points_command(ctx: click.Context, job: str, config: Path | None, as_json: bool) -> None:
+    """List the points of JOB that are known, oldest first."""
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.restore import restorable
+    from rollrep.jobs.run import point_json
+
+    store = store_for(ctx, config, job)
+    with Catalog(store.catalog) as catalog:
+        points = restorable(catalog)
+    emit(
+        as_json,
+        "points",
+        {"job": job, "points": [point_json(point) for point in points]},
+        *(
+            f"{point.point:>6}  {iso(point.time)}  id {point.id:<10} {point.kind:<12} {point.label or ''}".rstrip()
+            for point in points
+        ),
+    )
+
+
+@click.command("restore")
+@click.argument("job")
+@at_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, readable=False), required=True, help="The file to write."
+)
+@click.option("-t", "--table", "tables", multiple=True, help="Only this table, with its indexes; repeatable.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("restore")
+def restore_command(
+    ctx: click.Context,
+    job: str,
+    at: str,
+    output: Path,
+    tables: tuple[str, ...],
+    force: bool,
+    dry_run: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Give back the database of JOB as it was at a moment, as a file.
+
+    The moment that was chosen is always said: the nearest point at or before what was asked for.
+    """
+    import dataclasses
+
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.restore import check_output, plan, plan_newest, restore
+    from rollrep.hooks import plugin_manager
+    from rollrep.jobs.run import tell_restored
+
+    store = store_for(ctx, config, job)
+    began = clock.monotonic_s()
+    parse_moment(at, now=clock.now())
+    if not dry_run:
+        check_output(output.absolute(), force=force)
+    with naming(job), Catalog(store.catalog) as catalog:
+        point, moment = chosen_point(catalog, job, at)
+        found = plan_newest(store, catalog, point) if isinstance(moment, Latest) else plan(catalog, point)
+        chosen = dataclasses.replace(found, tables=tables)
+        told: dict[str, Any] = {"point": point.point, "id": point.id, "time": iso(point.time), "tables": list(tables)}
+        if dry_run:
+            emit(as_json, "restore", {"dry_run": True, **told, **_plan_json(chosen)}, _plan_said(chosen, output))
+            return
+        progress = say if somebody_watches() and not as_json else lambda _text: None
+        restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
+    seconds = clock.monotonic_s() - began
+    tell_restored(plugin_manager(), job, restored)
+    emit(
+        as_json,
+        "restore",
+        {**told, "output": str(output), "rows": restored.rows, "seconds": round(seconds, 3)},
+        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
+        f" in {show_duration(seconds)}",
+    )
+
+
+def _plan_json(chosen: Any) -> dict[str, object]:
+    if chosen.from_mirror:
+        return {"from": "mirror", "snapshot": None, "segments": 0, "operations": 0, "bytes_read": None}
+    return {
+        "from": "archive",
+        "snapshot": chosen.snapshot.path,
+        "segments": len(chosen.segments),
+        "operations": chosen.operations,
+        "bytes_read": chosen.bytes_read,
+    }
+
+
+def _plan_said(chosen: Any, output: Path) -> str:
+    what = f"write {output}" + (f" with only {', '.join(chosen.tables)}" if chosen.tables else "")
+    if chosen.from_mirror:
+        return f"would copy the mirror, which stands at this point, and {what}"
+    return (
+        f"would unpack {chosen.snapshot.path}, replay {chosen.operations:,} log rows of {len(chosen.segments)} segments"
+        f" ({show_bytes(chosen.bytes_read)} to read), and {what}"
+    )
+
+
+COMMANDS: dict[str, click.Command] = {command.name or "": command for command in (points_command, restore_command)}
