@@ -276,6 +276,9 @@ class Life(RuleBasedStateMachine):
             expected = self.twin.run(which, sql)
             if not text and seen[0] == expected[0]:
                 expected = seen
+            if isinstance(seen[0], str) and isinstance(expected[0], str):
+                # A statement that breaks two rules is refused for one of them, and a trigger may make it the other.
+                expected = (*seen[:2], *expected[2:])
             if not self.rowids_are_random():
                 assert seen == expected, f"{sql}\nwith rollrep:    {seen}\nwithout rollrep: {expected}"
         return seen
@@ -352,8 +355,9 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if not self.broken and self.store.catalog.exists():
-                self.assert_same()
-                self.assert_points_are_kept()
+                with self.guarded():
+                    self.assert_same()
+                    self.assert_points_are_kept()
         finally:
             reader.IMAGE_ROWS, puller.WINDOW_ROWS, database.BUSY_TIMEOUT_MS, reader.Reader.chunk = self.before  # type: ignore[method-assign]
             self.source.close()
