@@ -279,6 +279,12 @@ class Life(RuleBasedStateMachine):
             if isinstance(seen[0], str) and isinstance(expected[0], str):
                 # A statement that breaks two rules is refused for one of them, and a trigger may make it the other.
                 expected = (*seen[:2], *expected[2:])
+            if "OR FAIL" in sql and "cannot store" in f"{seen[1]} {expected[1]}":
+                # SQLite takes back the rows before a value of the wrong type only where there is a trigger.
+                self.forget_twin()
+            if "foreign key mismatch" in str(seen[1]):
+                # A reference to no key: SQLite forgives it a single row put into a table without any trigger.
+                self.forget_twin()
             if not self.rowids_are_random():
                 assert seen == expected, f"{sql}\nwith rollrep:    {seen}\nwithout rollrep: {expected}"
         return seen
@@ -290,10 +296,14 @@ class Life(RuleBasedStateMachine):
                 if table.rowid:
                     newest = f"SELECT max({table.rowid}) FROM main.{anything.quoted(table.name)}"
                     if self.db.execute(newest).fetchone() == (LARGEST_ROWID,):
-                        self.twin.close()
-                        self.twin = None
+                        self.forget_twin()
                         break
         return self.twin is None
+
+    def forget_twin(self) -> None:
+        if self.twin is not None:
+            self.twin.close()
+            self.twin = None
 
     def write(self, draw: HypothesisDraw, statements: int, *, pull_inside: bool = False) -> None:
         which = draw.pick([0, 0, 1])

@@ -341,6 +341,21 @@ def test_sequence_arrives_when_an_insert_of_no_row_began_it(pair: Pair) -> None:
     pair.same()
 
 
+def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: Pair) -> None:
+    names = (
+        "k0, v0, id, op, mask, patch, patched, is_there, is_odd, last, whole, least, most, shape, at, size, g, n, l, t"
+    )
+    pair.start(f"CREATE TABLE t({names}); CREATE TABLE k(key INTEGER PRIMARY KEY, {names}, UNIQUE (last, most))")
+    for table in ("t", "k"):
+        pair.do(f"INSERT INTO {table}(k0, last, most) VALUES (1, 'a', 'b'), (2, 'c', 'd')")
+        pair.same()
+        pair.do(f"UPDATE {table} SET last = 'e', v0 = 3, whole = NULL WHERE k0 = 1")
+        pair.do(f"UPDATE {table} SET mask = 'x' WHERE k0 = 1")
+        pair.same()
+        pair.do(f"DELETE FROM {table} WHERE k0 = 2")
+        pair.same()
+
+
 def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:
     pair.start(ACCOUNT)
     pair.do("PRAGMA user_version = 7")
