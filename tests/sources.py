@@ -111,11 +111,13 @@ def session(cut_after: int | None = None) -> Iterator[Session]:
         stream.close()
 
 
-def pull_once(store: Store, db: Path, *, cut_after: int | None = None, snapshot_s: float = 3600.0) -> Outcome:
+def pull_once(
+    store: Store, db: Path, *, cut_after: int | None = None, snapshot_s: float = 3600.0, mirror: bool = False
+) -> Outcome:
     """One pull, as a job would do it."""
     store.create()
     with session(cut_after) as talk, store.locked():
-        return pull(store, talk, Wishes(str(db), snapshot_s=snapshot_s), lambda _table, _rows: None)
+        return pull(store, talk, Wishes(str(db), snapshot_s=snapshot_s, mirror=mirror), lambda _table, _rows: None)
 
 
 def recompute(copy: Path) -> None:

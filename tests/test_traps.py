@@ -15,6 +15,7 @@ import pytest
 from sources import copy_source, pull_once, session
 
 from rollrep.core.clock import iso
+from rollrep.core.errors import Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.restore import plan, restorable, restore
@@ -61,6 +62,11 @@ class Pair:
         kept = self.folder / f"{point.id}.db"
         copy_source(self.path, kept)
         return point.id, kept
+
+    def point_pulled(self) -> tuple[int, Path]:
+        made = self.point()
+        self.same()
+        return made
 
     def same_at(self, log_id: int, kept: Path) -> None:
         with Catalog(self.store.catalog) as catalog:
@@ -212,6 +218,21 @@ def test_point_is_not_offered_when_the_log_could_not_tell_all_that_led_to_it(pai
     pair.same_at(*later)
 
 
+def test_point_has_its_own_schema_or_is_not_offered_when_capture_was_made_anew_twice(pair: Pair) -> None:
+    pair.start("CREATE TABLE account(id TEXT PRIMARY KEY, city) WITHOUT ROWID")
+    pair.do("ALTER TABLE account RENAME COLUMN city TO town")
+    with pytest.raises(Temporary):
+        pull_once(pair.store, pair.path, cut_after=300)  # captured anew, and the destination never hears of it
+    between, kept = pair.point()
+    pair.do("CREATE VIEW accounts AS SELECT id FROM account")
+    assert pair.pull() == ("mirror", "schema")
+    with Catalog(pair.store.catalog) as catalog:
+        offered = {point.id for point in restorable(catalog)}
+    if between in offered:
+        pair.same_at(between, kept)
+    pair.same_at(*pair.point_pulled())
+
+
 def test_mirror_equals_source_when_a_table_is_rebuilt_as_django_does(pair: Pair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
     pair.do(
@@ -312,6 +333,28 @@ def test_point_keeps_its_label_when_a_mirror_operation_ends_on_it(pair: Pair) ->
         assert [(each.id, each.label, each.kind) for each in catalog.points()] == [
             (point.id, "before-deploy", "operator")
         ]
+
+
+def test_sequence_arrives_when_an_insert_of_no_row_began_it(pair: Pair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v)")
+    pair.do("INSERT INTO t(v) SELECT 1 WHERE 0")
+    assert pair.db.execute("SELECT name, seq FROM sqlite_sequence").fetchall() == [("t", 0)]
+    pair.same()
+
+
+def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: Pair) -> None:
+    names = (
+        "k0, v0, id, op, mask, patch, patched, is_there, is_odd, last, whole, least, most, shape, at, size, g, n, l, t"
+    )
+    pair.start(f"CREATE TABLE t({names}); CREATE TABLE k(key INTEGER PRIMARY KEY, {names}, UNIQUE (last, most))")
+    for table in ("t", "k"):
+        pair.do(f"INSERT INTO {table}(k0, last, most) VALUES (1, 'a', 'b'), (2, 'c', 'd')")
+        pair.same()
+        pair.do(f"UPDATE {table} SET last = 'e', v0 = 3, whole = NULL WHERE k0 = 1")
+        pair.do(f"UPDATE {table} SET mask = 'x' WHERE k0 = 1")
+        pair.same()
+        pair.do(f"DELETE FROM {table} WHERE k0 = 2")
+        pair.same()
 
 
 def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:

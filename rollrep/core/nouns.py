@@ -103,7 +103,7 @@ class Layout(msgspec.Struct, frozen=True):
     shapes: tuple[Shape, ...]
     refused: tuple[Refused, ...]
     since: int
-    """the log id of the mark under which this began to be captured: rows before it may be of older shapes"""
+    """the log id of the first mark that the destination has not seen: rows before it are of the schema it has"""
     encoding: str
     page_size: int
     auto_vacuum: int

@@ -72,13 +72,15 @@ def _gather_by_rowid(db: apsw.Connection, shape: Shape, first: int, last: int) -
         f"CREATE TEMP TABLE {NET.partition('.')[2]}"
         "(k0 INTEGER PRIMARY KEY, id, op, mask, patch, patched, is_there, is_odd)"
     )
+    # Every name says whose it is: the application's columns may be called anything, `last` for one.
     compared = f"SELECT {_mask(shape)} FROM batch.log l WHERE l.id = g.whole >> 1"
     db.execute(
-        f"INSERT INTO {NET} SELECT k0, whole >> 1, whole & 1,"
-        f" CASE WHEN whole & 1 = {Op.DELETE:d} THEN 0 WHEN t.{sql.name(shape.key[0])} IS NULL THEN {NEW_ROW}"
-        f" WHEN whole & 1 = {Op.PUT:d} THEN ({compared}) END,"
-        " CASE WHEN last > ifnull(whole >> 1, 0) THEN last END, CASE WHEN last > ifnull(whole >> 1, 0) THEN most END,"
-        f" t.{sql.name(shape.key[0])} IS NOT NULL, least <> most AND last > ifnull(whole >> 1, 0)"
+        f"INSERT INTO {NET} SELECT g.k0, g.whole >> 1, g.whole & 1,"
+        f" CASE WHEN g.whole & 1 = {Op.DELETE:d} THEN 0 WHEN t.{sql.name(shape.key[0])} IS NULL THEN {NEW_ROW}"
+        f" WHEN g.whole & 1 = {Op.PUT:d} THEN ({compared}) END,"
+        " CASE WHEN g.last > ifnull(g.whole >> 1, 0) THEN g.last END,"
+        " CASE WHEN g.last > ifnull(g.whole >> 1, 0) THEN g.most END,"
+        f" t.{sql.name(shape.key[0])} IS NOT NULL, g.least <> g.most AND g.last > ifnull(g.whole >> 1, 0)"
         f" FROM (SELECT v0 AS k0, max(id) AS last, max(CASE WHEN {patch} THEN NULL ELSE id * 2 + op END) AS whole,"
         f" min(CASE WHEN {patch} THEN {mask} END) AS least, max(CASE WHEN {patch} THEN {mask} END) AS most"
         f" FROM batch.log WHERE shape = ? AND id BETWEEN ? AND ? AND op IN ({LOGGED}) GROUP BY v0) g"

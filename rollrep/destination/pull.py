@@ -30,7 +30,7 @@ from rollrep.destination.gathered import Gathered
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
-from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.replay import Replay, apply_facts, has_sequence
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
@@ -211,7 +211,7 @@ class _Pull:
                     replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
                     self._gather(mirror, replay, state, line, archived, answer)
                     return self._commit_replay(mirror, replay, state, answer)
-                if self._facts_differ(mirror, answer.facts):
+                if self._facts_differ(mirror, answer.facts, state):
                     with transaction(mirror):
                         apply_facts(mirror, answer.facts, state.layout.shapes)
             except apsw.FullError as error:
@@ -259,10 +259,11 @@ class _Pull:
             write_state(mirror, new)
         return new
 
-    def _facts_differ(self, mirror: apsw.Connection, facts: Facts) -> bool:
-        return (mirror.pragma("user_version"), mirror.pragma("application_id")) != (
-            facts.user_version,
-            facts.application_id,
+    def _facts_differ(self, mirror: apsw.Connection, facts: Facts, state: State) -> bool:
+        have = (mirror.pragma("user_version"), mirror.pragma("application_id"))
+        # An INSERT ... SELECT of no row, or one that is ignored, changes sqlite_sequence and logs nothing.
+        return have != (facts.user_version, facts.application_id) or not has_sequence(
+            mirror, dict(facts.sequence), state.layout.shapes
         )
 
     # mirror

@@ -167,17 +167,21 @@ def apply_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> N
 
 def set_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Sequence[Shape]) -> None:
     """Makes sqlite_sequence what it was, for the tables that are captured."""
+    if has_sequence(db, sequence, shapes):
+        return
+    for table in (shape.table for shape in shapes if shape.autoincrement):
+        db.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
+        if table in sequence:
+            db.execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (table, sequence[table]))
+
+
+def has_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Sequence[Shape]) -> bool:
+    """Whether sqlite_sequence is already so, for the tables that are captured."""
     captured = {shape.table for shape in shapes if shape.autoincrement}
     if not captured:
-        return
-    wanted = {name: value for name, value in sequence.items() if name in captured}
+        return True
     have = dict(all_rows(db, "SELECT name, seq FROM main.sqlite_sequence"))
-    if {name: value for name, value in have.items() if name in captured} == wanted:
-        return
-    for table in captured:
-        db.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
-    for name, value in wanted.items():
-        db.execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (name, value))
+    return all(have.get(table) == sequence.get(table) for table in captured)
 
 
 def point_sequence(text: str, encoding: str) -> dict[str, int]:

@@ -103,6 +103,12 @@ def read_ends(db: apsw.Connection) -> Ends | None:
     return None if newest is None else Ends(oldest, newest)
 
 
+def first_mark_after(db: apsw.Connection, log_id: int) -> int | None:
+    """The oldest row after `log_id` that says capture was made anew, or the log was begun."""
+    found: int | None = one_value(db, f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d}", (log_id,))
+    return found
+
+
 def current_shapes(db: apsw.Connection) -> list[Shape]:
     rows = all_rows(db, f"SELECT body FROM {SHAPE} WHERE is_current ORDER BY id")
     return [msgspec.json.decode(body, type=Shape) for (body,) in rows]

@@ -34,6 +34,7 @@ from rollrep.source.log import (
     Ends,
     Meta,
     current_shapes,
+    first_mark_after,
     is_current,
     load_digests,
     proof_of,
@@ -185,6 +186,10 @@ class _Server:
         shapes = current_shapes(db)
         layout = layout_of(db, shapes, meta.refused, meta.since)
         self._digest = digest_of(layout)
+        if hello.position and hello.schema_digest != self._digest:
+            # Capture may have been made anew more than once since: what this destination has not seen begins
+            # with the first.  Rows after that one belong to a schema it does not know.
+            layout = msgspec.structs.replace(layout, since=first_mark_after(db, hello.position.id) or meta.since)
         if hello.mirror_requested:
             kind, reason = "mirror", reason or "requested"
         elif not reason and hello.schema_digest != self._digest:
