@@ -49,6 +49,10 @@ class Gathered:
             self._side.execute(f"ALTER TABLE log ADD COLUMN v{n}")
         self._width = max(self._width, width)
         self._side.deserialize("image", mirror.serialize("batch"))
+        if width == self._width:
+            # Without a list of columns SQLite copies the records as they are.
+            self._side.execute("INSERT INTO main.log SELECT * FROM image.log")
+            return
         values = ", ".join(["id, at, shape, op", *(f"v{n}" for n in range(width))])
         self._side.execute(f"INSERT INTO main.log({values}) SELECT {values} FROM image.log")
 
