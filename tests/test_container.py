@@ -92,8 +92,8 @@ def test_file_is_refused_when_it_is_of_another_kind_or_format(tmp_path: Path, mo
     path = packed_file(tmp_path / "one.x", b"abc")
     with pytest.raises(VerifyFailed, match="not a snapshot"):
         container.read_raw(path, SNAPSHOT)
-    monkeypatch.setattr(container, "FORMAT", 2)
-    with pytest.raises(VerifyFailed, match="format 1"):
+    monkeypatch.setattr(container, "FORMAT", 3)
+    with pytest.raises(VerifyFailed, match="format 2"):
         container.read_raw(path, "kind")
 
 

@@ -389,3 +389,17 @@ def test_restore_is_right_when_a_mirror_was_asked_for_and_nothing_had_been_logge
     later = pair.point()
     pair.same()
     pair.same_at(*later)
+
+
+def test_point_keeps_its_user_version_when_only_that_changed_since(pair: Pair) -> None:
+    pair.start(ACCOUNT)
+    pair.do("PRAGMA user_version = 3; INSERT INTO account VALUES (1, 'a', 'x')")
+    before = pair.point()
+    pair.same()
+    pair.do("PRAGMA user_version = 8; PRAGMA application_id = 2")
+    pair.same()
+    pair.same_at(*before)
+    after = pair.point()
+    pair.same()
+    pair.same_at(*after)
+    pair.same_at(*before)

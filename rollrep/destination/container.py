@@ -30,7 +30,7 @@ import zstandard
 
 from rollrep.core.errors import DiskFull, VerifyFailed
 
-FORMAT = 1
+FORMAT = 2
 SKIPPABLE = 0x184D2A5A
 MAX_MANIFEST_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20

@@ -26,7 +26,16 @@ from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source import capture
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
-from rollrep.source.log import Meta, current_shapes, is_current, is_whole, read_meta
+from rollrep.source.log import (
+    HEADER_MARK,
+    Meta,
+    current_shapes,
+    is_current,
+    is_whole,
+    knows_header,
+    read_header,
+    read_meta,
+)
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
@@ -109,6 +118,24 @@ def repair(db: apsw.Connection, meta: Meta) -> Report | None:
     return install(db, meta.limits, meta.include, meta.exclude)
 
 
+def note_header(db: apsw.Connection, seen_through: int) -> None:
+    """Logs a MARK where user_version or application_id is another than before, and no row was logged since.
+
+    No trigger sees them.  A destination that stands at the newest row, `seen_through`, has them as they were
+    there; with a row of their own, the points before it keep those they had.
+    """
+    if knows_header(db) or db.readonly("main"):
+        return
+    with writing(db):
+        if seen_through == one_value(db, f"SELECT max(id) FROM {LOG}"):
+            db.execute(
+                f"INSERT INTO {LOG}(at, shape, op, size, v0)"
+                f" VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?)",
+                (HEADER_MARK,),
+            )
+        _remember_header(db)
+
+
 def uninstall(db: apsw.Connection) -> list[str]:
     """Removes every object of ours, also of a log that is not whole; returns the tables that were captured."""
     with writing(db):
@@ -149,6 +176,7 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
             " forgotten_through, cut, span) VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, 1)",
             (FORMAT, database, secrets.token_hex(8)),
         )
+        _remember_header(db)
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
     old = {shape.table: shape for shape in current_shapes(db)}
@@ -188,6 +216,10 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
         refused=tuple(refused),
         statements=(),
     )
+
+
+def _remember_header(db: apsw.Connection) -> None:
+    db.execute(f"UPDATE {META} SET user_version = ?, application_id = ?", read_header(db))
 
 
 def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:

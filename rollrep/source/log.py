@@ -27,6 +27,9 @@ MS_OF_1970 = 210_866_760_000_000
 MS = f"({MS_AT.format('at')} - {MS_OF_1970})"
 """SQL for a log row's time in milliseconds since 1970"""
 
+HEADER_MARK = "header"
+"""what the mark says that stands where user_version or application_id was seen to be another"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
@@ -103,9 +106,21 @@ def read_ends(db: apsw.Connection) -> Ends | None:
     return None if newest is None else Ends(oldest, newest)
 
 
+def read_header(db: apsw.Connection) -> tuple[int, int]:
+    """(user_version, application_id), which no trigger sees."""
+    return int(db.pragma("user_version")), int(db.pragma("application_id"))
+
+
+def knows_header(db: apsw.Connection) -> bool:
+    """Whether the log has a row since those numbers last changed."""
+    return find_row(db, f"SELECT user_version, application_id FROM {META}") == read_header(db)
+
+
 def first_mark_after(db: apsw.Connection, log_id: int) -> int | None:
     """The oldest row after `log_id` that says capture was made anew, or the log was begun."""
-    found: int | None = one_value(db, f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d}", (log_id,))
+    found: int | None = one_value(
+        db, f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d} AND v0 <> ?", (log_id, HEADER_MARK)
+    )
     return found
 
 
@@ -152,13 +167,14 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     sequence: tuple[tuple[str, int], ...] = ()
     if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
         sequence = tuple(all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'"))
+    header = read_header(db)
     return Facts(
         head=Position(
             meta.epoch, ends.newest, proof, one_value(db, f"SELECT {MS} FROM {LOG} WHERE id = ?", (ends.newest,))
         ),
         time=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
-        user_version=int(db.pragma("user_version")),
-        application_id=int(db.pragma("application_id")),
+        user_version=header[0],
+        application_id=header[1],
         sequence=sequence,
         point=_point_at(db, ends.newest),
     )

@@ -29,7 +29,7 @@ from rollrep.source.database import instance_of, open_source, reading, translate
 from rollrep.source.digests import Digests
 from rollrep.source.forgotten import Forgotten
 from rollrep.source.inspect import layout_of
-from rollrep.source.install import renew_epoch, repair
+from rollrep.source.install import note_header, renew_epoch, repair
 from rollrep.source.log import (
     Ends,
     Meta,
@@ -171,6 +171,8 @@ class _Server:
     def _hello(self, db: apsw.Connection, hello: Hello) -> Answer:
         for _ in range(REPAIR_TRIES):
             repair(db, read_meta(db))
+            if hello.position:
+                note_header(db, hello.position.id)
             with reading(db):
                 meta = read_meta(db)
                 if is_current(db):

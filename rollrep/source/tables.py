@@ -24,7 +24,7 @@ import dataclasses
 
 from rollrep.core.nouns import PREFIX, Op
 
-FORMAT = 1
+FORMAT = 2
 
 LOG = f"{PREFIX}log"
 FORGOTTEN = f"{PREFIX}forgotten"
@@ -79,7 +79,7 @@ def create_tables() -> list[str]:
     return [
         f"CREATE TABLE {META}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), format, database, epoch,"
         " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, refused, schema_text, since, bytes,"
-        " counted_through, pruned_through, forgotten_through, cut, span)",
+        " counted_through, pruned_through, forgotten_through, cut, span, user_version, application_id)",
         f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body)",
         f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2, v3)",
         f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",

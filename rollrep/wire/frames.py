@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAGIC = b"RR"
 MESSAGE = 1
 DATA = 2
