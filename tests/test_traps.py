@@ -397,6 +397,7 @@ def test_point_keeps_its_user_version_when_only_that_changed_since(pair: Pair) -
     before = pair.point()
     pair.same()
     pair.do("PRAGMA user_version = 8; PRAGMA application_id = 2")
+    pull_once(pair.store, pair.path, snapshot_s=0.0)
     pair.same()
     pair.same_at(*before)
     after = pair.point()
