@@ -50,6 +50,19 @@ SHRINK = [hypothesis.Phase.shrink] if os.environ.get("ROLLREP_SHRINK") else []
 LARGEST_ROWID = 2**63 - 1
 
 
+def take_header(kept: Path, restored: Path) -> None:
+    """A change of these two numbers logs nothing: a point has those of the last pull up to it (see README.md).
+
+    What can be told of them is held by tests/test_traps.py, and at every stop the mirror has them.
+    """
+    with (
+        contextlib.closing(apsw.Connection(str(restored))) as there,
+        contextlib.closing(apsw.Connection(str(kept))) as db,
+    ):
+        for pragma in ("user_version", "application_id"):
+            db.execute(f"PRAGMA {pragma} = {there.pragma(pragma)}").fetchall()
+
+
 class HypothesisDraw:
     """anything.Draw, by Hypothesis."""
 
@@ -356,6 +369,7 @@ class Life(RuleBasedStateMachine):
                     restore(
                         self.store, catalog, plan(catalog, offered[at]), output, force=True, progress=lambda _: None
                     )
+                    take_header(kept, output)
                     oracle.assert_same(kept, output)
 
     @contextlib.contextmanager

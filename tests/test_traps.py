@@ -404,3 +404,17 @@ def test_point_keeps_its_user_version_when_only_that_changed_since(pair: Pair) -
     pair.same()
     pair.same_at(*after)
     pair.same_at(*before)
+
+
+@pytest.mark.parametrize("default", ["-0.0", "abc", '"it\'s"', "(1 + 1)", "TRUE", "x'00'"])
+def test_row_is_gone_when_the_default_of_a_replacing_row_collides_with_it(pair: Pair, default: str) -> None:
+    pair.start(
+        f"CREATE TABLE t(id INTEGER PRIMARY KEY, p NOT NULL DEFAULT {default} UNIQUE); INSERT INTO t(id) VALUES (1)"
+    )
+    pair.do("INSERT OR REPLACE INTO t VALUES (2, NULL)")
+    pair.same()
+    pair.do("INSERT INTO t VALUES (3, 'other')")
+    pair.same()
+    pair.do("UPDATE OR REPLACE t SET p = NULL WHERE id = 3")
+    pair.same()
+    assert pair.db.execute("SELECT id FROM t").fetchall() == [(3,)]

@@ -250,11 +250,12 @@ def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
     """SQL that is true of the rows, other than the updated one, that NEW would collide with on an index."""
     shape = plan.shape
     if unique.columns is not None:
-        probes = [f"{term} COLLATE {coll} = new.{term}" for term, coll in unique.terms]
+        terms = zip(unique.columns, unique.terms, strict=True)
+        probes = [f"{term} COLLATE {coll} = {_incoming(plan, column)}" for column, (term, coll) in terms]
     else:
         # The index's own text is evaluated over a one-row query that gives NEW's values the columns'
         # names, so an expression never has to be rewritten.
-        row = ", ".join(f"new.{sql.name(c)} AS {sql.name(c)}" for c in plan.columns)
+        row = ", ".join(f"{_incoming(plan, c)} AS {sql.name(c)}" for c in plan.columns)
         newer = f"FROM (SELECT {row}) AS {sql.name(shape.table)}"
         probes = [f"({term}) COLLATE {coll} = (SELECT {term} {newer})" for term, coll in unique.terms]
         if unique.where:
@@ -262,6 +263,15 @@ def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
     if updating:
         probes.append(f"NOT ({_same_key_bare(plan)})")
     return " AND ".join(probes)
+
+
+def _incoming(plan: TablePlan, column: str) -> str:
+    """NEW's value as it will be put in: OR REPLACE puts the default in the place of a NULL that may not be.
+
+    BEFORE triggers still see the NULL (https://www.sqlite.org/lang_conflict.html, REPLACE).
+    """
+    new = f"new.{sql.name(column)}"
+    return f"ifnull({new}, {plan.defaults[column]})" if column in plan.defaults else new
 
 
 def _same_key_bare(plan: TablePlan) -> str:

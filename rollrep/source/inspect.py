@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import apsw
 
@@ -48,6 +48,8 @@ class TablePlan:
     """VACUUM would renumber the rowids of this table unless an index exists"""
     columns: tuple[str, ...]
     """every column that can be read, generated ones included, in the table's order"""
+    defaults: Mapping[str, str]
+    """SQL of what OR REPLACE puts in the place of a NULL, for the columns that are NOT NULL and have a default"""
 
 
 def inspect(
@@ -135,6 +137,14 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
         reread=reread,
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
+        defaults={
+            name: _default(text)
+            for name, text in all_rows(
+                db,
+                'SELECT name, dflt_value FROM pragma_table_xinfo(?) WHERE "notnull" AND dflt_value IS NOT NULL',
+                (table,),
+            )
+        },
     )
 
 
@@ -270,6 +280,20 @@ def _may_be_long(declared: str) -> bool:
     return any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")) or not any(
         word in upper for word in ("REAL", "FLOA", "DOUB", "BOOL")
     )
+
+
+def _default(text: str) -> str:
+    """A column's default as SQL that means the same inside a trigger, where a bare or quoted name is a column.
+
+    >>> _default("-0.0"), _default("abc"), _default('"a b"'), _default("CURRENT_DATE"), _default("1 + 1")
+    ('(-0.0)', "'abc'", "'a b'", '(CURRENT_DATE)', '(1 + 1)')
+    """
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    words = ("TRUE", "FALSE", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "NULL")
+    if quoted or (text.isidentifier() and text.upper() not in words):
+        name = text[1:-1].replace('""', '"') if quoted else text
+        return "'" + name.replace("'", "''") + "'"
+    return f"({text})"
 
 
 def _is_loose(declared: str) -> bool:
