@@ -19,6 +19,8 @@ from rollrep.query import all_rows, find_row
 LEAST_CHANGES = 20_000
 """below it the choice makes no difference that anybody could notice"""
 
+SORT_KIB = 16_384
+
 
 class LeftOut:
     """Which indexes of `db` are left out just now."""
@@ -47,8 +49,14 @@ class LeftOut:
 
     def build(self) -> None:
         """Builds again what was left out.  Call it in the transaction that dropped them, at its end."""
+        if not self._sql:
+            return
+        # SQLite sorts in as much memory as the cache may take, and beside it.
+        cache_size = self._db.pragma("cache_size")
+        self._db.execute(f"PRAGMA main.cache_size = -{SORT_KIB}").fetchall()
         for text in self._sql:
             self._db.execute(text)
+        self._db.execute(f"PRAGMA main.cache_size = {cache_size:d}").fetchall()
         self._sql.clear()
         self._tables.clear()
 
