@@ -46,7 +46,7 @@ def encode(kind: int, payload: bytes | memoryview) -> bytes:
     """One frame.
 
     >>> encode(MESSAGE, b"hi").hex()
-    '52520101000000029531387e6869'
+    '52520201000000021bbe3f9d6869'
     """
     body = struct.pack(">BBI", PROTOCOL, kind, len(payload))
     return HEAD.pack(MAGIC, PROTOCOL, kind, len(payload), zlib.crc32(payload, zlib.crc32(body))) + payload
