@@ -11,6 +11,7 @@ import apsw
 import make
 import oracle
 import pytest
+from pair import Pair
 from sources import Application, copy_source, pull_once, recompute, session
 
 from rollrep.core.errors import NotRestorable, Temporary
@@ -25,7 +26,6 @@ from rollrep.destination.store import Store
 from rollrep.source import digests, forgotten, reader
 from rollrep.source.database import open_source
 from rollrep.source.install import install
-from rollrep.source.log import write_point
 from rollrep.source.tables import Limits
 from rollrep.wire.session import Session
 
@@ -39,21 +39,12 @@ FILLED = (
 )
 
 
-class Pair:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "app.db"
-        self.store = Store(folder / "store", "job")
-        self.db = apsw.Connection(str(self.path))
+class OverrunPair(Pair):
+    """Its log is far smaller than what is written between pulls."""
 
     def start(self, schema: str = FILLED, *, keep_rows: int = 100, keep_keys: int = 100_000) -> None:
-        self.do(schema)
-        self.do("PRAGMA journal_mode = WAL")
-        install(self.db, Limits(keep_rows=keep_rows, keep_keys=keep_keys))
+        self.create(schema, Limits(keep_rows=keep_rows, keep_keys=keep_keys))
         pull_once(self.store, self.path)
-
-    def do(self, sql: str, bindings: tuple[object, ...] = ()) -> None:
-        self.db.execute(sql, bindings or None).fetchall()
 
     def fall_off(self, rows: int = 1_000) -> None:
         """Enough changes for the log to forget where the mirror stands; some rows are swapped, replaced, moved."""
@@ -72,18 +63,9 @@ class Pair:
     def same(self) -> None:
         oracle.assert_same(self.path, self.store.mirror)
 
-    def point(self) -> tuple[int, Path]:
-        point = write_point(self.db, None, "operator")
-        kept = self.folder / f"{point.id}.db"
-        copy_source(self.path, kept)
-        return point.id, kept
-
     def same_at(self, log_id: int, kept: Path) -> None:
-        with Catalog(self.store.catalog) as catalog:
-            [point] = [point for point in restorable(catalog) if point.id == log_id]
-            output = self.folder / "restored.db"
-            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
-        oracle.assert_same(kept, output)
+        assert len(self.points_at(log_id)) == 1
+        super().same_at(log_id, kept)
 
     def whole(self) -> None:
         with self.store.locked():
@@ -92,8 +74,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+def pair(tmp_path: Path) -> Iterator[OverrunPair]:
+    made = OverrunPair(tmp_path)
     yield made
     made.db.close()
 
@@ -102,7 +84,7 @@ def rungs(outcome: Outcome) -> set[str]:
     return {each.rung for each in outcome.moved}
 
 
-def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: Pair) -> None:
+def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: OverrunPair) -> None:
     pair.start()
     before = pair.point()
     pair.pull()
@@ -139,7 +121,7 @@ def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: Pair) 
 
 
 @pytest.mark.parametrize("keep_keys", [0, 200])
-def test_tables_are_compared_when_the_keys_are_forgotten_too(pair: Pair, keep_keys: int) -> None:
+def test_tables_are_compared_when_the_keys_are_forgotten_too(pair: OverrunPair, keep_keys: int) -> None:
     pair.start(keep_keys=keep_keys)
     before = pair.point()
     pair.pull()
@@ -158,7 +140,7 @@ def test_tables_are_compared_when_the_keys_are_forgotten_too(pair: Pair, keep_ke
 
 
 @pytest.mark.parametrize("change", ["UPDATE account SET city = hex(randomblob(30))", "DELETE FROM account", "VACUUM"])
-def test_tables_are_right_when_everything_or_nothing_changed_beyond_the_keys(pair: Pair, change: str) -> None:
+def test_tables_are_right_when_everything_or_nothing_changed_beyond_the_keys(pair: OverrunPair, change: str) -> None:
     pair.start(keep_keys=0)
     pair.fall_off()
     pair.do(change)
@@ -166,7 +148,7 @@ def test_tables_are_right_when_everything_or_nothing_changed_beyond_the_keys(pai
     pair.same()
 
 
-def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: Pair) -> None:
+def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: OverrunPair) -> None:
     pair.start()
     with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
         db.execute("UPDATE account SET owner = 'by hand' WHERE id = 77; DELETE FROM pair WHERE n = 9").fetchall()
@@ -182,7 +164,7 @@ def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: Pair) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhile(
-    pair: Pair, share: float, monkeypatch: pytest.MonkeyPatch
+    pair: OverrunPair, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
     monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
@@ -210,7 +192,9 @@ def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhi
     pair.same_at(*after)
 
 
-def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror(pair: Pair) -> None:
+def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror(
+    pair: OverrunPair,
+) -> None:
     """By number alone the keys seem to reach back; the row at the position was another one."""
     pair.start()
     backup = pair.folder / "backup.db"
@@ -230,7 +214,7 @@ def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went
     pair.same()
 
 
-def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair: Pair) -> None:
+def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair: OverrunPair) -> None:
     pair.start(keep_rows=31)
     pair.do("UPDATE account SET city = 1 WHERE id = 1")
     position = pair.pull().position
@@ -246,7 +230,7 @@ def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair:
 @pytest.mark.parametrize("ids", [1, 40, 16_384])
 @pytest.mark.parametrize("image_rows", [3, 65_536])
 def test_mirror_is_the_source_when_rows_and_unique_values_move_while_keys_are_fetched(
-    pair: Pair, ids: int, image_rows: int, monkeypatch: pytest.MonkeyPatch
+    pair: OverrunPair, ids: int, image_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgotten, "FIRST_IDS", ids)
     monkeypatch.setattr(forgotten, "MOST_IDS", ids)
@@ -279,7 +263,7 @@ def test_mirror_is_the_source_when_rows_and_unique_values_move_while_keys_are_fe
     pair.whole()
 
 
-def test_tables_are_compared_when_a_row_was_replaced_behind_the_forgotten_keys(pair: Pair) -> None:
+def test_tables_are_compared_when_a_row_was_replaced_behind_the_forgotten_keys(pair: OverrunPair) -> None:
     """Rows of several moments may collide in order, and in order is the only way to tell what a REPLACE removed."""
     pair.start()
     pair.fall_off()
@@ -290,7 +274,7 @@ def test_tables_are_compared_when_a_row_was_replaced_behind_the_forgotten_keys(p
 
 @pytest.mark.parametrize("share", [n / 12 for n in range(1, 12)])
 def test_bridge_is_gone_on_from_when_the_line_was_cut(
-    pair: Pair, share: float, monkeypatch: pytest.MonkeyPatch
+    pair: OverrunPair, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgotten, "FIRST_IDS", 60)
     monkeypatch.setattr(forgotten, "MOST_IDS", 60)

@@ -15,8 +15,8 @@ from pathlib import Path
 import apsw
 import oracle
 import pytest
+from pair import FollowedPair
 from sources import pull_once
-from test_traps import Pair
 
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Op
@@ -33,24 +33,24 @@ ALIKE = (1, 1.0, 0, 0.0, -0.0, None, "", b"", "a", "A", b"a", "1", 2**53, 2.0**5
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+def pair(tmp_path: Path) -> Iterator[FollowedPair]:
+    made = FollowedPair(tmp_path)
     yield made
     made.db.close()
 
 
-def logged(pair: Pair) -> list[tuple[object, ...]]:
+def logged(pair: FollowedPair) -> list[tuple[object, ...]]:
     return list(pair.db.execute("SELECT op, v0, v1, v2, v3 FROM _rollrep_log WHERE shape > 0 ORDER BY id"))
 
 
-def test_update_logs_only_what_changed_when_the_key_stays(pair: Pair) -> None:
+def test_update_logs_only_what_changed_when_the_key_stays(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b TEXT); INSERT INTO t VALUES (1, 'long', 'x')")
     pair.do("UPDATE t SET a = a, b = 'y' WHERE id = 1")
     assert logged(pair) == [(Op.PATCH, 1, None, "y", 0b100)]
     pair.same()
 
 
-def test_update_logs_the_whole_row_when_the_key_moves(pair: Pair) -> None:
+def test_update_logs_the_whole_row_when_the_key_moves(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b TEXT); INSERT INTO t VALUES (1, 'long', 'x')")
     pair.do("UPDATE t SET id = 2")
     assert logged(pair) == [(Op.DELETE, 1, None, None, None), (Op.PUT, 2, "long", "x", None)]
@@ -59,7 +59,7 @@ def test_update_logs_the_whole_row_when_the_key_moves(pair: Pair) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_mirror_equals_source_when_rows_are_patched_at_random(
-    seed: int, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    seed: int, pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
     monkeypatch.setattr(net, "MOST_MASKS", rng.choice([0, 1, 16]))
@@ -94,21 +94,21 @@ def test_mirror_equals_source_when_rows_are_patched_at_random(
         pair.same()
 
 
-def test_unique_values_are_swapped_when_both_are_patched(pair: Pair) -> None:
+def test_unique_values_are_swapped_when_both_are_patched(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b); INSERT INTO t VALUES (1, 'x', 1), (2, 'y', 2)")
     for value, key in ((None, 1), ("x", 2), ("y", 1)):
         pair.do("UPDATE t SET a = ? WHERE id = ?", (value, key))
     pair.same()
 
 
-def test_row_put_and_patched_in_one_pull_is_whole(pair: Pair) -> None:
+def test_row_put_and_patched_in_one_pull_is_whole(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c UNIQUE)")
     pair.do("INSERT INTO t VALUES (1, 'a', 'b', 'c'); UPDATE t SET b = 'new'; UPDATE t SET a = 1; UPDATE t SET c = 2")
     pair.do("INSERT INTO t VALUES (2, 'a', 'b', 'd'); UPDATE t SET b = 'newer' WHERE id = 2")
     pair.same()
 
 
-def test_pull_refuses_when_a_patch_meets_no_row(pair: Pair) -> None:
+def test_pull_refuses_when_a_patch_meets_no_row(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (7, 1, 2)")
     pair.do("UPDATE t SET a = 3")
     with apsw.Connection(str(pair.store.mirror)) as mirror:
@@ -117,7 +117,7 @@ def test_pull_refuses_when_a_patch_meets_no_row(pair: Pair) -> None:
         pull_once(pair.store, pair.path)
 
 
-def test_restore_is_exact_when_its_point_stands_between_patches_of_one_row(pair: Pair) -> None:
+def test_restore_is_exact_when_its_point_stands_between_patches_of_one_row(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 1, 1)")
     kept = []
     for n in range(5):

@@ -12,73 +12,20 @@ from pathlib import Path
 import apsw
 import oracle
 import pytest
+from pair import FollowedPair
 from sources import copy_source, pull_once, session
 
 from rollrep.core.clock import iso
 from rollrep.core.errors import Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes, pull
-from rollrep.destination.restore import plan, restorable, restore
-from rollrep.destination.store import Store
-from rollrep.source.install import install
+from rollrep.destination.restore import restorable
 from rollrep.source.log import write_point
-from rollrep.source.tables import Limits
-
-
-class Pair:
-    """A source written to by hand, and its mirror."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "app.db"
-        self.store = Store(folder / "store", "job")
-        self.db = apsw.Connection(str(self.path))
-
-    def start(self, schema: str, *, keep_rows: int = 100_000) -> None:
-        """Creates the schema, installs the log, pulls for the first time."""
-        self.do(schema)
-        self.do("PRAGMA journal_mode = WAL")
-        self.install(keep_rows=keep_rows)
-        assert self.pull() == ("mirror", "first")
-
-    def install(self, *, keep_rows: int = 100_000) -> None:
-        install(self.db, Limits(keep_rows=keep_rows))
-
-    def do(self, sql: str, bindings: tuple[object, ...] = ()) -> None:
-        self.db.execute(sql, bindings or None).fetchall()
-
-    def pull(self) -> tuple[str, str]:
-        outcome = pull_once(self.store, self.path)
-        self.tables_mirrored = outcome.tables_mirrored
-        return outcome.answer, outcome.reason
-
-    def same(self) -> None:
-        """The mirror is the source now, by resuming."""
-        assert self.pull()[0] in ("resume", "up_to_date")
-        oracle.assert_same(self.path, self.store.mirror)
-
-    def point(self) -> tuple[int, Path]:
-        point = write_point(self.db, None, "operator")
-        kept = self.folder / f"{point.id}.db"
-        copy_source(self.path, kept)
-        return point.id, kept
-
-    def point_pulled(self) -> tuple[int, Path]:
-        made = self.point()
-        self.same()
-        return made
-
-    def same_at(self, log_id: int, kept: Path) -> None:
-        with Catalog(self.store.catalog) as catalog:
-            point = next(point for point in restorable(catalog) if point.id == log_id)
-            output = self.folder / "restored.db"
-            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
-        oracle.assert_same(kept, output)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+def pair(tmp_path: Path) -> Iterator[FollowedPair]:
+    made = FollowedPair(tmp_path)
     yield made
     made.db.close()
 
@@ -86,14 +33,14 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 ACCOUNT = "CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city);"
 
 
-def test_row_removed_by_replace_is_gone_when_the_replacing_row_changes_again(pair: Pair) -> None:
+def test_row_removed_by_replace_is_gone_when_the_replacing_row_changes_again(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
     pair.do("REPLACE INTO account VALUES (2, 'a', 'y')")
     pair.do("UPDATE account SET owner = 'b' WHERE id = 2")
     pair.same()
 
 
-def test_row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row(pair: Pair) -> None:
+def test_row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row(pair: FollowedPair) -> None:
     pair.start(
         "CREATE TABLE f(uuid TEXT PRIMARY KEY, parent REFERENCES f(uuid) ON DELETE CASCADE ON UPDATE CASCADE);"
         "INSERT INTO f VALUES ('a', 'a'), ('b', 'a'), ('z', NULL)"
@@ -104,7 +51,7 @@ def test_row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row
     pair.same()
 
 
-def test_unique_values_that_swap_arrive_when_both_rows_are_in_one_batch(pair: Pair) -> None:
+def test_unique_values_that_swap_arrive_when_both_rows_are_in_one_batch(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
     pair.do("BEGIN")
     pair.do("UPDATE account SET owner = NULL WHERE id = 1")
@@ -118,13 +65,13 @@ def test_unique_values_that_swap_arrive_when_both_rows_are_in_one_batch(pair: Pa
     ("before", "after"),
     [("1", "1.0"), ("0.0", "-0.0"), ("'1'", "1"), ("NULL", "''"), ("''", "x''"), ("1", "NULL"), ("'a'", "'A'")],
 )
-def test_value_arrives_when_only_its_storage_class_or_case_changes(pair: Pair, before: str, after: str) -> None:
+def test_value_arrives_when_only_its_storage_class_or_case_changes(pair: FollowedPair, before: str, after: str) -> None:
     pair.start(f"CREATE TABLE t(id INTEGER PRIMARY KEY, v, n COLLATE NOCASE); INSERT INTO t VALUES (1, {before}, 'x')")
     pair.do(f"UPDATE t SET v = {after}, n = 'X'")
     pair.same()
 
 
-def test_text_arrives_when_it_is_not_valid_utf8_or_holds_nul(pair: Pair) -> None:
+def test_text_arrives_when_it_is_not_valid_utf8_or_holds_nul(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(k TEXT PRIMARY KEY, v) WITHOUT ROWID")
     pair.do("INSERT INTO t VALUES (CAST(x'ff00fe' AS TEXT), CAST(x'610062' AS TEXT)), ('plain', zeroblob(3))")
     pair.same()
@@ -134,7 +81,7 @@ def test_text_arrives_when_it_is_not_valid_utf8_or_holds_nul(pair: Pair) -> None
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_mirror_and_restore_equal_source_when_the_database_is_utf16(pair: Pair, encoding: str) -> None:
+def test_mirror_and_restore_equal_source_when_the_database_is_utf16(pair: FollowedPair, encoding: str) -> None:
     pair.do(f"PRAGMA encoding = '{encoding}'")
     pair.start("CREATE TABLE t(k TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID; INSERT INTO t VALUES ('ä', 1)")
     pair.do("CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT)")
@@ -147,7 +94,7 @@ def test_mirror_and_restore_equal_source_when_the_database_is_utf16(pair: Pair, 
     pair.same_at(*at)
 
 
-def test_mirror_equals_source_when_it_is_made_in_many_chunks_of_every_kind_of_key(pair: Pair) -> None:
+def test_mirror_equals_source_when_it_is_made_in_many_chunks_of_every_kind_of_key(pair: FollowedPair) -> None:
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) INSERT INTO {} SELECT {} FROM n"
     pair.start(
         "CREATE TABLE plain(v); CREATE TABLE txt(k TEXT COLLATE NOCASE PRIMARY KEY, v) WITHOUT ROWID;"
@@ -161,14 +108,14 @@ def test_mirror_equals_source_when_it_is_made_in_many_chunks_of_every_kind_of_ke
     oracle.assert_same(pair.path, pair.store.mirror)
 
 
-def test_key_moves_arrive_when_it_is_set_by_the_name_rowid(pair: Pair) -> None:
+def test_key_moves_arrive_when_it_is_set_by_the_name_rowid(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
     pair.do("UPDATE account SET rowid = 17 WHERE id = 1")
     pair.do("UPDATE account SET _rowid_ = 1 WHERE id = 2")
     pair.same()
 
 
-def test_application_trigger_that_changes_the_same_row_is_seen_when_made_after_ours(pair: Pair) -> None:
+def test_application_trigger_that_changes_the_same_row_is_seen_when_made_after_ours(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v, n)")
     pair.do("CREATE TRIGGER later AFTER INSERT ON t BEGIN UPDATE t SET n = new.v * 2 WHERE id = new.id; END")
     pair.do("INSERT INTO t(v) VALUES (1)")
@@ -181,14 +128,14 @@ def test_application_trigger_that_changes_the_same_row_is_seen_when_made_after_o
     pair.same()
 
 
-def test_rowids_stay_when_a_table_without_any_index_is_vacuumed(pair: Pair) -> None:
+def test_rowids_stay_when_a_table_without_any_index_is_vacuumed(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(v); INSERT INTO t VALUES ('a'), ('b'), ('c'); DELETE FROM t WHERE v = 'a'")
     pair.do("VACUUM")
     pair.do("UPDATE t SET v = 'changed' WHERE v = 'c'")
     pair.same()
 
 
-def test_only_the_table_concerned_is_mirrored_when_the_schema_changes(pair: Pair) -> None:
+def test_only_the_table_concerned_is_mirrored_when_the_schema_changes(pair: FollowedPair) -> None:
     pair.start(
         ACCOUNT + "CREATE TABLE other(x); INSERT INTO other VALUES (1); INSERT INTO account VALUES (1, 'a', 'x')"
     )
@@ -202,7 +149,7 @@ def test_only_the_table_concerned_is_mirrored_when_the_schema_changes(pair: Pair
     pair.same_at(*before)
 
 
-def test_point_is_not_offered_when_the_log_could_not_tell_all_that_led_to_it(pair: Pair) -> None:
+def test_point_is_not_offered_when_the_log_could_not_tell_all_that_led_to_it(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
     before = pair.point()
     pair.do("ALTER TABLE account ADD COLUMN zip DEFAULT '00'")
@@ -218,7 +165,7 @@ def test_point_is_not_offered_when_the_log_could_not_tell_all_that_led_to_it(pai
     pair.same_at(*later)
 
 
-def test_point_has_its_own_schema_or_is_not_offered_when_capture_was_made_anew_twice(pair: Pair) -> None:
+def test_point_has_its_own_schema_or_is_not_offered_when_capture_was_made_anew_twice(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE account(id TEXT PRIMARY KEY, city) WITHOUT ROWID")
     pair.do("ALTER TABLE account RENAME COLUMN city TO town")
     with pytest.raises(Temporary):
@@ -233,7 +180,7 @@ def test_point_has_its_own_schema_or_is_not_offered_when_capture_was_made_anew_t
     pair.same_at(*pair.point_pulled())
 
 
-def test_mirror_equals_source_when_a_table_is_rebuilt_as_django_does(pair: Pair) -> None:
+def test_mirror_equals_source_when_a_table_is_rebuilt_as_django_does(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x'), (2, 'b', 'y')")
     pair.do(
         "BEGIN; CREATE TABLE new__account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city, age INT);"
@@ -247,7 +194,7 @@ def test_mirror_equals_source_when_a_table_is_rebuilt_as_django_does(pair: Pair)
     pair.same()
 
 
-def test_rows_arrive_once_when_foreign_keys_cascade_and_triggers_write(pair: Pair) -> None:
+def test_rows_arrive_once_when_foreign_keys_cascade_and_triggers_write(pair: FollowedPair) -> None:
     pair.start(
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE);"
         "CREATE TABLE audit(what); CREATE TRIGGER a AFTER DELETE ON c BEGIN INSERT INTO audit VALUES (old.id); END;"
@@ -258,7 +205,7 @@ def test_rows_arrive_once_when_foreign_keys_cascade_and_triggers_write(pair: Pai
     pair.same()
 
 
-def test_new_epoch_is_mirrored_when_somebody_empties_the_log(pair: Pair) -> None:
+def test_new_epoch_is_mirrored_when_somebody_empties_the_log(pair: FollowedPair) -> None:
     pair.start(ACCOUNT)
     pair.do("INSERT INTO account VALUES (1, 'a', 'x')")
     pair.same()
@@ -269,7 +216,7 @@ def test_new_epoch_is_mirrored_when_somebody_empties_the_log(pair: Pair) -> None
 
 
 @pytest.mark.parametrize("more", [0, 40])
-def test_old_line_stays_restorable_when_the_source_was_restored_from_a_backup(pair: Pair, more: int) -> None:
+def test_old_line_stays_restorable_when_the_source_was_restored_from_a_backup(pair: FollowedPair, more: int) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
     backup = pair.folder / "backup.db"
     copy_source(pair.path, backup)
@@ -291,7 +238,7 @@ def test_old_line_stays_restorable_when_the_source_was_restored_from_a_backup(pa
     pair.same()
 
 
-def test_readers_see_each_new_state_when_they_never_close_their_connection(pair: Pair) -> None:
+def test_readers_see_each_new_state_when_they_never_close_their_connection(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')", keep_rows=50)
     count: Callable[[apsw.Connection], int] = lambda db: db.execute("SELECT count(*) FROM account").fetchone()[0]  # noqa: E731
     with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as reader:
@@ -310,7 +257,7 @@ def test_readers_see_each_new_state_when_they_never_close_their_connection(pair:
         oracle.assert_same(pair.path, pair.store.mirror)
 
 
-def test_position_edges_are_told_apart_when_the_log_has_just_lost_the_row(pair: Pair) -> None:
+def test_position_edges_are_told_apart_when_the_log_has_just_lost_the_row(pair: FollowedPair) -> None:
     pair.start(ACCOUNT, keep_rows=31)
     pair.do("INSERT INTO account VALUES (1, 'a', 'x')")
     pair.same()
@@ -324,7 +271,7 @@ def test_position_edges_are_told_apart_when_the_log_has_just_lost_the_row(pair: 
     oracle.assert_same(pair.path, pair.store.mirror)
 
 
-def test_point_keeps_its_label_when_a_mirror_operation_ends_on_it(pair: Pair) -> None:
+def test_point_keeps_its_label_when_a_mirror_operation_ends_on_it(pair: FollowedPair) -> None:
     pair.do(ACCOUNT)
     pair.install()
     point = write_point(pair.db, "before-deploy", "operator")
@@ -335,14 +282,14 @@ def test_point_keeps_its_label_when_a_mirror_operation_ends_on_it(pair: Pair) ->
         ]
 
 
-def test_sequence_arrives_when_an_insert_of_no_row_began_it(pair: Pair) -> None:
+def test_sequence_arrives_when_an_insert_of_no_row_began_it(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v)")
     pair.do("INSERT INTO t(v) SELECT 1 WHERE 0")
     assert pair.db.execute("SELECT name, seq FROM sqlite_sequence").fetchall() == [("t", 0)]
     pair.same()
 
 
-def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: Pair) -> None:
+def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: FollowedPair) -> None:
     names = (
         "k0, v0, id, op, mask, patch, patched, is_there, is_odd, last, whole, least, most, shape, at, size, g, n, l, t"
     )
@@ -357,14 +304,14 @@ def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: Pair) -> Non
         pair.same()
 
 
-def test_user_version_arrives_when_nothing_else_has_changed(pair: Pair) -> None:
+def test_user_version_arrives_when_nothing_else_has_changed(pair: FollowedPair) -> None:
     pair.start(ACCOUNT)
     pair.do("PRAGMA user_version = 7")
     pair.do("PRAGMA application_id = 99")
     pair.same()
 
 
-def test_points_keep_the_source_times_to_the_millisecond_when_archived(pair: Pair) -> None:
+def test_points_keep_the_source_times_to_the_millisecond_when_archived(pair: FollowedPair) -> None:
     pair.start(ACCOUNT)
     written = []
     for n in range(20):
@@ -377,7 +324,7 @@ def test_points_keep_the_source_times_to_the_millisecond_when_archived(pair: Pai
     assert {point.id: point.time for point in written}.items() <= recorded.items()
 
 
-def test_restore_is_right_when_a_mirror_was_asked_for_and_nothing_had_been_logged(pair: Pair) -> None:
+def test_restore_is_right_when_a_mirror_was_asked_for_and_nothing_had_been_logged(pair: FollowedPair) -> None:
     pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
     with contextlib.closing(apsw.Connection(str(pair.path))) as db:
         db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
@@ -391,7 +338,7 @@ def test_restore_is_right_when_a_mirror_was_asked_for_and_nothing_had_been_logge
     pair.same_at(*later)
 
 
-def test_point_keeps_its_user_version_when_only_that_changed_since(pair: Pair) -> None:
+def test_point_keeps_its_user_version_when_only_that_changed_since(pair: FollowedPair) -> None:
     pair.start(ACCOUNT)
     pair.do("PRAGMA user_version = 3; INSERT INTO account VALUES (1, 'a', 'x')")
     before = pair.point()
@@ -407,7 +354,7 @@ def test_point_keeps_its_user_version_when_only_that_changed_since(pair: Pair) -
 
 
 @pytest.mark.parametrize("default", ["-0.0", "abc", '"it\'s"', "(1 + 1)", "TRUE", "x'00'"])
-def test_row_is_gone_when_the_default_of_a_replacing_row_collides_with_it(pair: Pair, default: str) -> None:
+def test_row_is_gone_when_the_default_of_a_replacing_row_collides_with_it(pair: FollowedPair, default: str) -> None:
     pair.start(
         f"CREATE TABLE t(id INTEGER PRIMARY KEY, p NOT NULL DEFAULT {default} UNIQUE); INSERT INTO t(id) VALUES (1)"
     )

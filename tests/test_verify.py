@@ -11,6 +11,7 @@ import apsw
 import make
 import oracle
 import pytest
+from pair import Pair
 from sources import Application, copy_source, pull_once, recompute, session
 
 from rollrep.core.errors import VerifyFailed
@@ -18,34 +19,23 @@ from rollrep.destination import compare
 from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import restorable
 from rollrep.destination.store import Store
 from rollrep.destination.verify import Asked, Verified, verify_against_source
 from rollrep.source import digests, reader
 from rollrep.source.database import open_source
 from rollrep.source.install import install
-from rollrep.source.log import write_point
 from rollrep.source.tables import Limits
 
 
-class Pair:
-    """A source written to by hand, its mirror, and what verifying says of them."""
+class VerifiedPair(Pair):
+    """A source, its mirror, and what verifying says of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "app.db"
-        self.store = Store(folder / "store", "job")
-        self.db = apsw.Connection(str(self.path))
-        self.bytes_received = 0
+    bytes_received = 0
 
     def start(self, schema: str, *, keep_rows: int = 100_000) -> None:
-        self.do(schema)
-        self.do("PRAGMA journal_mode = WAL")
-        install(self.db, Limits(keep_rows=keep_rows))
+        self.create(schema, Limits(keep_rows=keep_rows))
         self.pull()
-
-    def do(self, sql: str, bindings: tuple[object, ...] = ()) -> None:
-        self.db.execute(sql, bindings or None).fetchall()
 
     def pull(self) -> None:
         pull_once(self.store, self.path)
@@ -74,24 +64,14 @@ class Pair:
         with self.store.locked():
             return verify_at_rest(self.store, lambda _name, _bytes: None)
 
-    def point(self) -> tuple[int, Path]:
-        point = write_point(self.db, None, "operator")
-        kept = self.folder / f"{point.id}.db"
-        copy_source(self.path, kept)
-        return point.id, kept
-
-    def restored(self, log_id: int, *, oldest_line: bool = False) -> Path:
-        """The restorable point with that log id, restored; of the newest line that has it, unless told otherwise."""
-        with Catalog(self.store.catalog) as catalog:
-            point = [point for point in restorable(catalog) if point.id == log_id][0 if oldest_line else -1]
-            output = self.folder / "restored.db"
-            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
-        return output
+    def restored_at(self, log_id: int, *, oldest_line: bool = False) -> Path:
+        """The point with that log id, restored; of the newest line that has it, unless told otherwise."""
+        return self.restored(self.points_at(log_id)[0 if oldest_line else -1])
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+def pair(tmp_path: Path) -> Iterator[VerifiedPair]:
+    made = VerifiedPair(tmp_path)
     yield made
     made.db.close()
 
@@ -107,16 +87,16 @@ FILLED = (
 )
 
 
-def blob_write(pair: Pair) -> None:
+def blob_write(pair: VerifiedPair) -> None:
     with pair.db.blob_open("main", "account", "city", 1500, True) as blob:
         blob.write(b"changed!")
 
 
-def without_triggers(sql: str) -> Callable[[Pair], None]:
+def without_triggers(sql: str) -> Callable[[VerifiedPair], None]:
     return lambda pair: pair.unseen(sql)
 
 
-def in_mirror(sql: str) -> Callable[[Pair], None]:
+def in_mirror(sql: str) -> Callable[[VerifiedPair], None]:
     return lambda pair: pair.by_hand(sql)
 
 
@@ -138,7 +118,7 @@ def in_mirror(sql: str) -> Callable[[Pair], None]:
     ],
 )
 def test_bypass_is_found_and_repaired_when_no_trigger_saw_it(
-    pair: Pair, bypass: Callable[[Pair], None], keys: list[str] | None
+    pair: VerifiedPair, bypass: Callable[[VerifiedPair], None], keys: list[str] | None
 ) -> None:
     pair.start(FILLED)
     assert pair.verify().equal
@@ -167,7 +147,7 @@ def test_bypass_is_found_and_repaired_when_no_trigger_saw_it(
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
 def test_value_is_found_when_only_its_storage_class_or_a_bit_differs(
-    pair: Pair, source: str, mirror: str, encoding: str
+    pair: VerifiedPair, source: str, mirror: str, encoding: str
 ) -> None:
     literal = {"0.0": 0.0, "-0.0": -0.0}  # SQLite's parser makes both the same
     pair.start(
@@ -185,7 +165,7 @@ def test_value_is_found_when_only_its_storage_class_or_a_bit_differs(
     oracle.assert_same(pair.path, pair.store.mirror)
 
 
-def test_invalid_utf16_is_told_apart_when_it_would_be_the_same_as_utf8(pair: Pair) -> None:
+def test_invalid_utf16_is_told_apart_when_it_would_be_the_same_as_utf8(pair: VerifiedPair) -> None:
     pair.start("PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
     pair.do("INSERT INTO t VALUES (1, CAST(x'00dc6100' AS TEXT)), (2, CAST(x'61' AS TEXT))")
     assert pair.verify().equal
@@ -193,7 +173,7 @@ def test_invalid_utf16_is_told_apart_when_it_would_be_the_same_as_utf8(pair: Pai
     assert differing(pair.verify()) == {"t": (1, ["1"])}
 
 
-def test_points_are_as_recorded_before_a_repair_and_right_after_it(pair: Pair) -> None:
+def test_points_are_as_recorded_before_a_repair_and_right_after_it(pair: VerifiedPair) -> None:
     pair.start(FILLED)
     before = pair.point()
     pair.pull()
@@ -203,27 +183,27 @@ def test_points_are_as_recorded_before_a_repair_and_right_after_it(pair: Pair) -
     pair.do("UPDATE account SET city = 'later' WHERE id = 44")
     after = pair.point()
     pair.pull()
-    oracle.assert_same(before[1], pair.restored(before[0]))
-    oracle.assert_same(after[1], pair.restored(after[0]))
+    oracle.assert_same(before[1], pair.restored_at(before[0]))
+    oracle.assert_same(after[1], pair.restored_at(after[0]))
 
 
-def test_restore_is_right_when_the_source_stood_still_around_a_repair(pair: Pair) -> None:
+def test_restore_is_right_when_the_source_stood_still_around_a_repair(pair: VerifiedPair) -> None:
     pair.start(FILLED)
     pair.unseen("UPDATE account SET city = 'unseen' WHERE id = 42")
     assert pair.verify(repair=True).equal
     pair.do("UPDATE account SET city = 'later' WHERE id = 44")
     after = pair.point()
     pair.pull()
-    oracle.assert_same(after[1], pair.restored(after[0]))
+    oracle.assert_same(after[1], pair.restored_at(after[0]))
     with Catalog(pair.store.catalog) as catalog:
         first = restorable(catalog)[0]
-    with contextlib.closing(apsw.Connection(str(pair.restored(first.id, oldest_line=True)))) as db:
+    with contextlib.closing(apsw.Connection(str(pair.restored_at(first.id, oldest_line=True)))) as db:
         [(city,)] = db.execute("SELECT city FROM account WHERE id = 42")
     assert city == bytes(8), "the old line gives what was recorded"
 
 
 def test_repair_that_dies_leaves_no_wrong_restore_when_the_next_pull_goes_on(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: VerifiedPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.start(FILLED)
     pair.unseen("UPDATE account SET city = 'unseen' WHERE id = 42")
@@ -237,11 +217,11 @@ def test_repair_that_dies_leaves_no_wrong_restore_when_the_next_pull_goes_on(
     pair.do("UPDATE account SET city = 'later' WHERE id = 44")
     after = pair.point()
     pair.pull()
-    oracle.assert_same(after[1], pair.restored(after[0]))
+    oracle.assert_same(after[1], pair.restored_at(after[0]))
     assert pair.at_rest().problems == []
 
 
-def test_unique_values_that_swapped_unseen_are_repaired(pair: Pair) -> None:
+def test_unique_values_that_swapped_unseen_are_repaired(pair: VerifiedPair) -> None:
     pair.start(FILLED)
     pair.unseen("UPDATE account SET owner = 'tmp' WHERE id = 10")
     pair.unseen("UPDATE account SET owner = 'owner 10' WHERE id = 2900")
@@ -250,7 +230,7 @@ def test_unique_values_that_swapped_unseen_are_repaired(pair: Pair) -> None:
     oracle.assert_same(pair.path, pair.store.mirror)
 
 
-def test_only_tables_asked_for_are_compared_when_a_glob_is_given(pair: Pair) -> None:
+def test_only_tables_asked_for_are_compared_when_a_glob_is_given(pair: VerifiedPair) -> None:
     pair.start("CREATE TABLE aa(id INTEGER PRIMARY KEY); CREATE TABLE ab(id INTEGER PRIMARY KEY); CREATE TABLE c(x)")
     pair.by_hand("INSERT INTO aa VALUES (1)")
     pair.by_hand("INSERT INTO c VALUES (1)")
@@ -259,7 +239,7 @@ def test_only_tables_asked_for_are_compared_when_a_glob_is_given(pair: Pair) -> 
     assert differing(found) == {"aa": (1, ["1"])}
 
 
-def test_schema_is_said_to_differ_when_somebody_changed_the_mirrors(pair: Pair) -> None:
+def test_schema_is_said_to_differ_when_somebody_changed_the_mirrors(pair: VerifiedPair) -> None:
     pair.start(ACCOUNT + "CREATE INDEX city ON account(city)")
     pair.by_hand("DROP INDEX city")
     pair.by_hand("CREATE TABLE mine(x)")
@@ -268,7 +248,7 @@ def test_schema_is_said_to_differ_when_somebody_changed_the_mirrors(pair: Pair) 
     assert not found.equal
 
 
-def test_triggers_removed_by_writable_schema_are_noticed_when_verifying(pair: Pair) -> None:
+def test_triggers_removed_by_writable_schema_are_noticed_when_verifying(pair: VerifiedPair) -> None:
     pair.start(FILLED)
     with contextlib.closing(apsw.Connection(str(pair.path))) as db:
         db.execute("PRAGMA writable_schema = ON")
@@ -312,7 +292,7 @@ KEYS = {
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("key", KEYS)
 def test_every_difference_is_counted_and_repaired_when_keys_are_of_any_kind(
-    pair: Pair, key: str, seed: int, monkeypatch: pytest.MonkeyPatch
+    pair: VerifiedPair, key: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(f"{key} {seed}")
     # Small stretches and groups, so that ranges end and begin everywhere.
@@ -355,7 +335,7 @@ def differing_rows(a: Path, b: Path) -> int:
 
 @pytest.mark.parametrize("image_rows", [5, 65_536])
 def test_rows_written_meanwhile_are_no_difference_when_they_fill_images(
-    pair: Pair, image_rows: int, monkeypatch: pytest.MonkeyPatch
+    pair: VerifiedPair, image_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction larger than an image comes between two answers, each time; one row really differs."""
     pair.start(FILLED)
@@ -379,7 +359,7 @@ def test_rows_written_meanwhile_are_no_difference_when_they_fill_images(
 
 
 def test_verifying_goes_on_when_the_schema_changes_and_the_log_rolls_over_meanwhile(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: VerifiedPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.start(FILLED + "; CREATE TABLE more(id INTEGER PRIMARY KEY, v); INSERT INTO more VALUES (1, 1)", keep_rows=40)
     steps = iter([
@@ -443,7 +423,7 @@ def test_nothing_is_found_when_applications_write_while_it_is_verified(
             application.close()
 
 
-def test_few_bytes_travel_when_nothing_or_little_differs_in_a_large_table(pair: Pair) -> None:
+def test_few_bytes_travel_when_nothing_or_little_differs_in_a_large_table(pair: VerifiedPair) -> None:
     pair.start(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c"
         " WHERE i < 300000) INSERT INTO t SELECT i, hex(randomblob(20)), randomblob(30) FROM c"
@@ -465,7 +445,7 @@ def flip(path: Path, at: float) -> None:
     path.write_bytes(data)
 
 
-def build_history(pair: Pair) -> tuple[Path, Path]:
+def build_history(pair: VerifiedPair) -> tuple[Path, Path]:
     """(a segment that leads from the first snapshot, the second snapshot) of a store with two snapshots."""
     pair.start(FILLED)
     pair.do("UPDATE account SET city = 'a' WHERE id < 1000")
@@ -478,7 +458,7 @@ def build_history(pair: Pair) -> tuple[Path, Path]:
     return pair.store.folder / segments[0].path, pair.store.folder / snapshots[1].path
 
 
-def test_all_is_whole_when_nothing_was_touched(pair: Pair) -> None:
+def test_all_is_whole_when_nothing_was_touched(pair: VerifiedPair) -> None:
     build_history(pair)
     found = pair.at_rest()
     assert (found.problems, found.notes) == ([], [])
@@ -488,7 +468,7 @@ def test_all_is_whole_when_nothing_was_touched(pair: Pair) -> None:
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.7, 0.97, 0.9999])
 @pytest.mark.parametrize("which", ["segment", "snapshot", "mirror.db"])
-def test_file_is_named_when_one_of_its_bits_was_flipped(pair: Pair, which: str, at: float) -> None:
+def test_file_is_named_when_one_of_its_bits_was_flipped(pair: VerifiedPair, which: str, at: float) -> None:
     segment, snapshot = build_history(pair)
     pair.do("PRAGMA wal_checkpoint(TRUNCATE)")
     with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
@@ -508,7 +488,7 @@ def test_file_is_named_when_one_of_its_bits_was_flipped(pair: Pair, which: str, 
     assert len(found.restorable) == {"segment": 2, "snapshot": 3, "mirror.db": 3}[which]
 
 
-def test_catalog_is_named_when_it_is_damaged(pair: Pair) -> None:
+def test_catalog_is_named_when_it_is_damaged(pair: VerifiedPair) -> None:
     build_history(pair)
     with contextlib.closing(apsw.Connection(str(pair.store.catalog))) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -517,7 +497,7 @@ def test_catalog_is_named_when_it_is_damaged(pair: Pair) -> None:
         pair.at_rest()
 
 
-def test_what_is_missing_is_named_when_a_file_or_a_row_of_the_catalog_is_gone(pair: Pair) -> None:
+def test_what_is_missing_is_named_when_a_file_or_a_row_of_the_catalog_is_gone(pair: VerifiedPair) -> None:
     segment, snapshot = build_history(pair)
     snapshot.unlink()
     with Catalog(pair.store.catalog) as catalog:
@@ -538,7 +518,7 @@ def test_what_is_missing_is_named_when_a_file_or_a_row_of_the_catalog_is_gone(pa
     assert segment.exists()
 
 
-def test_mirror_is_named_when_its_position_is_not_that_of_the_archive(pair: Pair) -> None:
+def test_mirror_is_named_when_its_position_is_not_that_of_the_archive(pair: VerifiedPair) -> None:
     build_history(pair)
     pair.by_hand('UPDATE _rollrep_state SET body = replace(body, \'"proof":"\', \'"proof":"00\')')
     [problem] = pair.at_rest().problems

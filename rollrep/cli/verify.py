@@ -41,6 +41,7 @@ def verify_command(
     """
     from rollrep.cli.progress import CopyProgress
     from rollrep.destination.verify import Asked
+    from rollrep.jobs.run import error_json
     from rollrep.jobs.verify import verify_rest, verify_source
 
     if not against_source and (tables or repair):
@@ -69,8 +70,7 @@ def verify_command(
         emit(as_json, "verify", {**told, "error": None}, *lines)
         return
     wrong = VerifyFailed(facts, remedy=remedy)
-    error = {"kind": wrong.kind, "facts": facts, "remedy": remedy, "exit_code": wrong.exit_code}
-    emit(as_json, "verify", {**told, "error": error}, *lines)
+    emit(as_json, "verify", {**told, "error": error_json(wrong)}, *lines)
     if as_json:
         ctx.exit(wrong.exit_code)
     raise wrong

@@ -1,11 +1,11 @@
-"""Quoting, the only way a name or a text enters SQL that we write.
+"""Quoting, the only way a name or a text enters SQL that we write; and expressions that several rooms write.
 
 Knows: SQLite's lexical rules (https://www.sqlite.org/lang_keywords.html).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def name(identifier: str) -> str:
@@ -33,3 +33,26 @@ def names(identifiers: Iterable[str], prefix: str = "") -> str:
     't."a", t."b"'
     """
     return ", ".join(prefix + name(each) for each in identifiers)
+
+
+def differs(mine: str, other: str) -> str:
+    """SQL that is true unless two values are the same to the storage class; of two real zeros it is true as well.
+
+    `IS NOT` alone finds 1 equal to 1.0, -0.0 to 0.0, and 'a' to 'A' under NOCASE.
+    """
+    return (
+        f"({mine} COLLATE BINARY IS NOT {other} OR typeof({mine}) <> typeof({other})"
+        f" OR (typeof({other}) = 'real' AND {other} = 0.0))"
+    )
+
+
+def balanced(terms: Sequence[str], operator: str) -> str:
+    """`terms` joined by an associative operator; SQLite's expression trees may be 1,000 deep and tables 2,000 wide.
+
+    >>> balanced(["a", "b"], "+"), balanced(list("abcdefghi"), "+")
+    ('a+b', '(a+b+c+d)+(e+f+g+h+i)')
+    """
+    if len(terms) <= 8:
+        return operator.join(terms)
+    middle = len(terms) // 2
+    return f"({balanced(terms[:middle], operator)}){operator}({balanced(terms[middle:], operator)})"

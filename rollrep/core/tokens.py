@@ -7,6 +7,9 @@ Text travels as the bytes it is stored in, because it need not be valid in any e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from rollrep.core.errors import RollrepError
 
 Bindable = int | float | bytes | None
@@ -58,6 +61,30 @@ def bind_token(token: str) -> tuple[str, Bindable]:
     if kind == "n":
         return "?", None
     raise RollrepError(f"{token[:80]!r} is no key of a row")
+
+
+def key_columns(columns: Iterable[str]) -> str:
+    """SQL for the result columns that `make_key` reads."""
+    return ", ".join(token_columns(column) for column in columns)
+
+
+def make_key(found: Sequence[Any]) -> tuple[str, ...]:
+    """The key behind a row of `key_columns`.
+
+    >>> make_key(("integer", None, 17, "text", "6162", None))
+    ('i:17', 't:6162')
+    """
+    return tuple(make_token(*found[at : at + 3]) for at in range(0, len(found), 3))
+
+
+def bind_key(key: Iterable[str]) -> tuple[list[str], list[Bindable]]:
+    """(an SQL expression for each value, what to bind to them).  Raises RollrepError as `bind_token` does.
+
+    >>> bind_key(("i:17", "t:6162"))
+    (['?', 'CAST(? AS TEXT)'], [17, b'ab'])
+    """
+    tokens = [bind_token(token) for token in key]
+    return [expression for expression, _ in tokens], [value for _, value in tokens]
 
 
 def show_token(token: str, encoding: str) -> str:

@@ -142,14 +142,14 @@ class Bridging:
         head = answer.facts.head
         new = msgspec.structs.replace(state, position=head, time=answer.facts.time)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
-        if self._has_gap:
-            # Before the commit: the mirror never stands behind a hole that the catalog does not know.
-            self._catalog.add_hole(Hole(state.line, state.position.id, head.id, "pruned"))
         with transaction(mirror):
             operations = replay.window(state.position.id + 1, head.id)
             replay.finish()
             apply_facts(mirror, answer.facts, state.layout.shapes)
             write_state(mirror, new)
+            if self._has_gap:
+                # Before the commit: the mirror never stands behind a hole that the catalog does not know.
+                self._catalog.add_hole(Hole(state.line, state.position.id, head.id, "pruned"))
         return new, operations
 
 

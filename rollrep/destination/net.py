@@ -14,7 +14,7 @@ Knows: SQL of the mirror's tables and of a batch, core.  Does not know: when net
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import apsw
@@ -172,27 +172,10 @@ def _bit(column: int) -> int:
 
 
 def _mask(shape: Shape) -> str:
-    """SQL for a bit per column that is not exactly, to the storage class, what the mirror has.
-
-    `IS NOT` alone finds 1 equal to 1.0, -0.0 to 0.0, and 'a' to 'A' under NOCASE.
-    """
+    """SQL for a bit per column that is not exactly what the mirror has."""
     compared = range(0 if shape.without_rowid else shape.key_width, shape.width)
-    terms = []
-    for n in compared:
-        mine, logged = f"t.{sql.name(shape.columns[n])}", f"l.v{n}"
-        differs = (
-            f"({mine} COLLATE BINARY IS NOT {logged} OR typeof({mine}) <> typeof({logged})"
-            f" OR (typeof({logged}) = 'real' AND {logged} = 0.0))"
-        )
-        terms.append(f"{differs} << {_bit(n)}")
-    return _joined(terms, "|") or "0"
-
-
-def _joined(terms: Sequence[str], operator: str) -> str:
-    if len(terms) <= 8:
-        return f" {operator} ".join(f"({term})" for term in terms)
-    middle = len(terms) // 2
-    return f"({_joined(terms[:middle], operator)}) {operator} ({_joined(terms[middle:], operator)})"
+    terms = [f"({sql.differs(f't.{sql.name(shape.columns[n])}', f'l.v{n}')} << {_bit(n)})" for n in compared]
+    return sql.balanced(terms, " | ") or "0"
 
 
 def moved_bits(shape: Shape) -> int:

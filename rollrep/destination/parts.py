@@ -13,16 +13,15 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import apsw
-import apsw.sqlite_extra
 
 from rollrep.core import sql
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Shape
-from rollrep.core.tokens import bind_token, make_token, show_token, token_columns
-from rollrep.query import all_rows, one_value
+from rollrep.core.tokens import key_columns, make_key, show_token
+from rollrep.query import all_rows, load_digests, one_value
 from rollrep.wire import digests
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, SHORT_BYTES, Scan
-from rollrep.wire.messages import Key, KeyRange
+from rollrep.wire.messages import KeyRange
 
 TAKEN = f"{digests.SCHEMA}.taken"
 STANDING = f"{digests.SCHEMA}.standing"
@@ -47,7 +46,7 @@ class Parts:
     def __init__(self, db: apsw.Connection, shape: Shape) -> None:
         self._db = db
         self._shape = shape
-        load_digests(db)
+        load_digests(db, "shathree")
         self.scan = scan_of(db, shape)
         self._encoding = str(db.pragma("encoding"))
         db.execute(f"ATTACH ':memory:' AS {digests.SCHEMA}")
@@ -68,12 +67,10 @@ class Parts:
         for statement in (*digests.drop_part_tables(), *digests.part_tables(width)):
             self._db.execute(statement)
         for span, asked in enumerate(ranges):
-            (los, lo_values), (his, hi_values) = self._bind(asked.after), self._bind(asked.through)
-            self._db.execute(
-                f"INSERT INTO {ASKED} VALUES ({span}, {asked.after is None:d}, {asked.through is None:d},"
-                f" {', '.join([*los, *his])})",
-                (*lo_values, *hi_values),
-            )
+            for end in (asked.after, asked.through):
+                if end is not None and len(end) != width:
+                    raise VerifyFailed(f"a key of {self._shape.table} came with {len(end)} values")
+            self._db.execute(*digests.ask_range(span, asked, width))
 
     def take_groups(self, ranges: Sequence[KeyRange], group_rows: int) -> None:
         """Takes our digests of the groups in `chunk.groups`, which must cover `ranges` to their ends."""
@@ -98,7 +95,7 @@ class Parts:
     def differing(self) -> Differing:
         """Where the groups that were taken last are not what the source says of them."""
         width = self._shape.key_width
-        tokens = ", ".join(token_columns(f"p.{end}{n}") for end in ("lo", "hi") for n in range(width))
+        tokens = key_columns(f"p.{end}{n}" for end in ("lo", "hi") for n in range(width))
         rows = all_rows(
             self._db,
             f"SELECT p.n, p.span, p.lo_open, p.hi_open, {tokens} {self._compared()} WHERE {DIFFERS} ORDER BY p.n",
@@ -106,8 +103,8 @@ class Parts:
         ranges: list[KeyRange] = []
         last: tuple[int, int] | None = None
         for n, span, lo_open, hi_open, *flat in rows:
-            key = [make_token(*flat[at : at + 3]) for at in range(0, len(flat), 3)]
-            after, through = None if lo_open else tuple(key[:width]), None if hi_open else tuple(key[width:])
+            key = make_key(flat)
+            after, through = None if lo_open else key[:width], None if hi_open else key[width:]
             if last == (n - 1, span):
                 ranges[-1] = KeyRange(ranges[-1].after, through)
             else:
@@ -120,10 +117,9 @@ class Parts:
 
         Call it after groups of one row were taken.
         """
-        width = range(self._shape.key_width)
         at_key = digests.digest_query(self.scan, digests.is_through(self.scan), "NOT p.hi_open", SHORT_BYTES)
         self._take(STANDING, [at_key])
-        tokens = ", ".join(token_columns(f"p.hi{n}") for n in width)
+        tokens = key_columns(f"p.hi{n}" for n in range(self._shape.key_width))
         rows = all_rows(
             self._db,
             "SELECT p.n, p.lo_open, p.hi_open, g.rows > 0, g.rows > 0 AND s.digest IS NOT g.digest,"
@@ -171,7 +167,7 @@ class Parts:
             self._db.execute(f"INSERT INTO {table} {query}")
 
     def _keys_here(self, part: int, condition: str, most: int) -> list[str]:
-        tokens = ", ".join(token_columns(column) for column in self.scan.bare_key)
+        tokens = key_columns(self.scan.bare_key)
         query = (
             f"SELECT {tokens} FROM {PART} p CROSS JOIN {self.scan.source} ON {condition} WHERE p.n = ?"
             f" ORDER BY {', '.join(self.scan.key)} LIMIT ?"
@@ -179,23 +175,7 @@ class Parts:
         return [self._shown(flat) for flat in all_rows(self._db, query, (part, most))]
 
     def _shown(self, flat: Sequence[object]) -> str:
-        tokens = [make_token(*flat[at : at + 3]) for at in range(0, len(flat), 3)]  # type: ignore[arg-type]
-        return ", ".join(show_token(token, self._encoding) for token in tokens)
-
-    def _bind(self, key: Key | None) -> tuple[list[str], list[object]]:
-        if key is None:
-            return ["NULL"] * self._shape.key_width, []
-        if len(key) != self._shape.key_width:
-            raise VerifyFailed(f"a key of {self._shape.table} came with {len(key)} values")
-        tokens = [bind_token(token) for token in key]
-        return [expression for expression, _ in tokens], [value for _, value in tokens]
-
-
-def load_digests(db: apsw.Connection) -> None:
-    """Gives `db` SQLite's own SHA-3 functions (they ship inside apsw's wheel)."""
-    db.enable_load_extension(True)
-    apsw.sqlite_extra.load(db, "shathree")
-    db.enable_load_extension(False)
+        return ", ".join(show_token(token, self._encoding) for token in make_key(flat))
 
 
 def scan_of(db: apsw.Connection, shape: Shape) -> Scan:

@@ -120,26 +120,32 @@ def run_pull(
     began = monotonic_s()
     call_safely(hooks.hook.rollrep_pull_started, job=job.name)
     store = store_of(config, job)
+    make_room = "nothing was lost; make room and pull again (rollrep deletes nothing good to make room)"
     try:
-        parse_address(job.source)
-        store.create()
-        wishes = Wishes("", job.snapshot_s, job.keep, mirror=mirror, accept_source=accept_source)
-        with store.locked():
-            _try_pull(store, job, wishes, result, progress, tries)
+        with translated(config, job, make_room):
+            parse_address(job.source)
+            store.create()
+            wishes = Wishes("", job.snapshot_s, job.keep, mirror=mirror, accept_source=accept_source)
+            with store.locked():
+                _try_pull(store, job, wishes, result, progress, tries)
     except RollrepError as error:
         result.error = error
-    except apsw.FullError:
-        result.error = DiskFull(
-            f"no room on the disk of {config.store}",
-            remedy="nothing was lost; make room and pull again (rollrep deletes nothing good to make room)",
-        )
-    except (apsw.Error, OSError) as error:
-        # What SQLite or the file system says is the best sentence there is; a traceback is not.
-        _log.debug("pull of %s failed", job.name, exc_info=True)
-        result.error = RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}")
     result.seconds = monotonic_s() - began
     _tell(hooks, store, result)
     return result
+
+
+@contextlib.contextmanager
+def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
+    """Turns SQLite's and the file system's errors about a job into ours; `make_room` is what cures a full disk."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
+    except (apsw.Error, OSError) as error:
+        # What they say is the best sentence there is; a traceback is not.
+        _log.debug("work on %s failed", job.name, exc_info=True)
+        raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error
 
 
 def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int) -> None:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import apsw
 
 from rollrep.core.clock import iso, monotonic_s
-from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.core.units import show_bytes
 from rollrep.destination.at_rest import AtRest, span_of, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes
 from rollrep.destination.verify import Asked, TableReport, Verified, verify_against_source
 from rollrep.jobs.config import Config, Job
-from rollrep.jobs.run import retrying, session_with, store_of
+from rollrep.jobs.run import retrying, session_with, store_of, translated
 
 SOURCE_EVENT, REST_EVENT = "verify_source", "verify_rest"
 """the kinds of the catalog's events that `check` looks for"""
+
+MAKE_ROOM = "make room, and verify again"
 
 Progress = Callable[[str, int], None]
 """called with (table or file, rows or bytes)"""
@@ -146,7 +147,7 @@ def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) ->
             finally:
                 result.bytes_received += session.bytes_received
 
-    with store.locked(), _translated(config, job):
+    with store.locked(), translated(config, job, MAKE_ROOM):
         retrying(job.name)(once)
         result.seconds = monotonic_s() - began
         with Catalog(store.catalog) as catalog:
@@ -159,19 +160,9 @@ def verify_rest(config: Config, job: Job, progress: Progress) -> RestResult:
     store = store_of(config, job)
     store.require()
     began = monotonic_s()
-    with store.locked(), _translated(config, job):
+    with store.locked(), translated(config, job, MAKE_ROOM):
         store.sweep()
         result = RestResult(job.name, verify_at_rest(store, progress), monotonic_s() - began)
         with contextlib.suppress(apsw.Error), Catalog(store.catalog) as catalog:
             catalog.note(REST_EVENT, **result.as_json())
     return result
-
-
-@contextlib.contextmanager
-def _translated(config: Config, job: Job) -> Iterator[None]:
-    try:
-        yield
-    except apsw.FullError as error:
-        raise DiskFull(f"no room on the disk of {config.store}", remedy="make room, and verify again") from error
-    except (apsw.Error, OSError) as error:
-        raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error

@@ -106,9 +106,10 @@ def _head(shape_id: int, op: Op, size: str) -> str:
     return f"julianday('now'), {shape_id}, {op:d}, {size}"
 
 
-def _log_new(plan: TablePlan, shape_id: int) -> str:
+def _log_new(plan: TablePlan, shape_id: int, condition: str = "") -> str:
     columns = plan.shape.columns
-    return f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')})"
+    values = f"{_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')}"
+    return f"{_into(len(columns))} {f'SELECT {values} WHERE {condition}' if condition else f'VALUES ({values})'}"
 
 
 def _log_update(plan: TablePlan, shape_id: int) -> list[str]:
@@ -117,15 +118,14 @@ def _log_update(plan: TablePlan, shape_id: int) -> list[str]:
     if shape.without_rowid or shape.width > MASK_BITS:
         return [_log_new(plan, shape_id)]
     moved, rest = _moved(plan), shape.columns[1:]
-    put = _log_new(plan, shape_id).replace(" VALUES (", " SELECT ", 1).removesuffix(")")
     changed = {column: _changed(plan, column) for column in rest}
     values = [f"CASE WHEN {changed[column]} THEN new.{sql.name(column)} END" for column in rest]
-    mask = _balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))])
+    mask = sql.balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))], "+")
     lengths = [f"CASE WHEN {changed[c]} THEN {_length('new', c)} ELSE 0 END" for c in plan.sized_columns]
-    size = _balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths])
+    size = sql.balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths], "+")
     logged = ", ".join([f"new.{sql.name(shape.columns[0])}", *values, mask])
     return [
-        f"{put} WHERE {moved}",
+        _log_new(plan, shape_id, moved),
         f"{_into(shape.logged_width)} SELECT {_head(shape_id, Op.PATCH, size)}, {logged} WHERE NOT {moved}",
     ]
 
@@ -133,10 +133,9 @@ def _log_update(plan: TablePlan, shape_id: int) -> list[str]:
 def _changed(plan: TablePlan, column: str) -> str:
     """SQL that is true unless NEW's value is exactly OLD's; where that can't be told cheaply, also when it is."""
     old, new = f"old.{sql.name(column)}", f"new.{sql.name(column)}"
-    differs = f"{old} COLLATE BINARY IS NOT {new}"
-    if column not in plan.loose_columns:
-        return differs
-    return f"({differs} OR typeof({old}) <> typeof({new}) OR (typeof({new}) = 'real' AND {new} = 0.0))"
+    if column in plan.loose_columns:
+        return sql.differs(old, new)
+    return f"{old} COLLATE BINARY IS NOT {new}"
 
 
 def _log_row_again(plan: TablePlan, shape_id: int, side: str, condition: str = "") -> str:
@@ -175,23 +174,13 @@ def _moved(plan: TablePlan) -> str:
 
 
 def _size(plan: TablePlan, side: str) -> str:
-    """SQL for the bytes of a row: text and blobs by their length, everything else by a constant.
-
-    The sum is balanced, because SQLite's expression trees may be 1,000 deep and tables 2,000 wide.
-    """
+    """SQL for the bytes of a row: text and blobs by their length, everything else by a constant."""
     fixed = ROW_SIZE + FIXED_SIZE * (plan.shape.width - len(plan.sized_columns))
-    return _balanced([str(fixed), *(_length(side, column) for column in plan.sized_columns)])
+    return sql.balanced([str(fixed), *(_length(side, column) for column in plan.sized_columns)], "+")
 
 
 def _length(side: str, column: str) -> str:
     return f"ifnull(length(CAST({side}.{sql.name(column)} AS BLOB)), 0)"
-
-
-def _balanced(terms: Sequence[str]) -> str:
-    if len(terms) <= 8:
-        return "+".join(terms)
-    middle = len(terms) // 2
-    return f"({_balanced(terms[:middle])})+({_balanced(terms[middle:])})"
 
 
 def _touch_update_event(plan: TablePlan) -> str:

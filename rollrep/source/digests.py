@@ -20,10 +20,10 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Shape
-from rollrep.core.tokens import bind_token, make_token, token_columns
-from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.core.tokens import bind_key, key_columns, make_key
+from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.log import Meta
-from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader
+from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key
 from rollrep.wire import digests, messages
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, Scan
 from rollrep.wire.images import rows_table
@@ -105,15 +105,17 @@ class Digests:
         shape = scan.shape
         began = time.perf_counter()
         limit = self._stretch_rows.get(shape.id, FIRST_CHUNK_ROWS)
-        expressions, bound = _bind(shape, after)
-        tokens = ", ".join(token_columns(f"t.{sql.name(column)}") for column in shape.key)
+        if after is not None:
+            check_key(shape, after)
+        expressions, bound = bind_key(after or ())
+        tokens = key_columns(f"t.{sql.name(column)}" for column in shape.key)
         found = find_row(
             self._db,
             f"SELECT {tokens} FROM {scan.source} WHERE {digests.after_key(scan, expressions)}"
             f" ORDER BY {', '.join(scan.key)} LIMIT 1 OFFSET {limit - 1}",
             bound,
         )
-        last_key = tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width)) if found else None
+        last_key = make_key(found) if found else None
         self._ask(shape, [KeyRange(after, last_key)])
         self._db.execute(f"INSERT INTO {PART} SELECT 1, *, NULL, NULL FROM {ASKED}")
         taken = [row for query in digests.passes(scan, LONG_BYTES) for row in all_rows(self._db, query)]
@@ -194,7 +196,7 @@ class Digests:
             )
             copied += self._db.changes()
             if copied >= room:
-                last_key = self._last_key(shape)
+                last_key = self._reader.last_key(shape)
                 break
             answered += 1
         if copied:
@@ -203,30 +205,12 @@ class Digests:
             self._send_rows[shape.id] = max(1, min(IMAGE_ROWS, room * 4, IMAGE_BYTES // size_per_row))
         return copied, answered, last_key
 
-    def _last_key(self, shape: Shape) -> Key:
-        parts = ", ".join(token_columns(f"v{n}") for n in range(shape.key_width))
-        found = one_row(self._db, f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1")
-        return tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width))
-
     def _ask(self, shape: Shape, ranges: Sequence[KeyRange]) -> None:
         for span, asked in enumerate(ranges):
-            (los, lo_values), (his, hi_values) = _bind(shape, asked.after), _bind(shape, asked.through)
-            nulls = ["NULL"] * shape.key_width
-            self._db.execute(
-                f"INSERT INTO {ASKED} VALUES ({span}, {asked.after is None:d}, {asked.through is None:d},"
-                f" {', '.join([*(los or nulls), *(his or nulls)])})",
-                (*lo_values, *hi_values),
-            )
-
-
-def _bind(shape: Shape, key: Key | None) -> tuple[list[str] | None, list[object]]:
-    """A key as SQL expressions and what to bind; None where the range is open there."""
-    if key is None:
-        return None, []
-    if len(key) != shape.key_width:
-        raise RollrepError(f"a key of {shape.table} has {shape.key_width} values, not {len(key)}")
-    tokens = [bind_token(token) for token in key]
-    return [expression for expression, _ in tokens], [value for _, value in tokens]
+            for end in (asked.after, asked.through):
+                if end is not None:
+                    check_key(shape, end)
+            self._db.execute(*digests.ask_range(span, asked, shape.key_width))
 
 
 def _scan(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:

@@ -5,7 +5,7 @@
           (oldest keys fall off the left end)
 
 A destination inside the right part resumes.  Inside the left part it fetches the rows behind the keys, as
-they are now.  Further left, the tables are copied.
+they are now.  Further left, the tables are compared.
 
 What it is given must reach back to its own row without a hole, and that row must be the one it knows: ids
 alone would let a source that was restored from a backup pass.  The values are gone, but the row's time is

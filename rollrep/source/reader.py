@@ -22,7 +22,7 @@ import zstandard
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Facts, Shape
-from rollrep.core.tokens import bind_token, make_token, token_columns
+from rollrep.core.tokens import Bindable, bind_key, key_columns, make_key
 from rollrep.query import all_rows, one_row, one_value
 from rollrep.source.database import reading
 from rollrep.source.log import MS_AT, MS_OF_1970, Meta, proof_of, read_facts
@@ -160,13 +160,12 @@ class Reader:
         """Copies rows into the rows' image in key order; (how many, the last one's key, whether that was all)."""
         limit = self._chunk_rows.get(shape.id, min(FIRST_CHUNK_ROWS, IMAGE_ROWS))
         key = [sql.name(column) for column in shape.key]
-        where, bound = "", []
+        where = ""
+        bound: list[Bindable] = []
         if after_key is not None:
-            if len(after_key) != shape.key_width:
-                raise RollrepError(f"a key of {shape.table} has {shape.key_width} values, not {len(after_key)}")
-            tokens = [bind_token(token) for token in after_key]
-            where = f" WHERE ({', '.join(key)}) > ({', '.join(expression for expression, _ in tokens)})"
-            bound = [value for _, value in tokens]
+            check_key(shape, after_key)
+            expressions, bound = bind_key(after_key)
+            where = f" WHERE ({', '.join(key)}) > ({', '.join(expressions)})"
         self._db.execute(rows_table("rows_image.rows", shape.width))
         self._db.execute(
             f"INSERT INTO rows_image.rows SELECT {sql.names(shape.columns)} FROM main.{sql.name(shape.table)}{where}"
@@ -176,13 +175,16 @@ class Reader:
         rows = self._db.changes()
         if rows == 0:
             return 0, after_key, True
-        parts = ", ".join(token_columns(f"v{n}") for n in range(shape.key_width))
-        found = one_row(self._db, f"SELECT {parts} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1")
-        last_key = tuple(make_token(*found[3 * n : 3 * n + 3]) for n in range(shape.key_width))
+        last_key = self.last_key(shape)
         pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('rows_image')")
         size_per_row = max(1, pages * IMAGE_PAGE_SIZE // rows)
         self._chunk_rows[shape.id] = max(1, min(IMAGE_ROWS, limit * 4, IMAGE_BYTES // size_per_row))
         return rows, last_key, rows < limit
+
+    def last_key(self, shape: Shape) -> tuple[str, ...]:
+        """The key of the last row in the rows' image, which has one."""
+        tokens = key_columns(f"v{n}" for n in range(shape.key_width))
+        return make_key(one_row(self._db, f"SELECT {tokens} FROM rows_image.rows ORDER BY rowid DESC LIMIT 1"))
 
     def _shape(self, shape_id: int) -> Shape:
         if shape_id not in self._shapes:
@@ -200,6 +202,12 @@ class Reader:
         raw = self._db.serialize(name)
         packed = self._compressor.compress(raw)
         return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
+
+
+def check_key(shape: Shape, key: tuple[str, ...]) -> None:
+    """Raises RollrepError where `key`, which came over the wire, has not as many values as a key of the table."""
+    if len(key) != shape.key_width:
+        raise RollrepError(f"a key of {shape.table} has {shape.key_width} values, not {len(key)}")
 
 
 def slices(packed: bytes, size: int) -> Iterable[memoryview]:

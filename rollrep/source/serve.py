@@ -25,6 +25,7 @@ import msgspec
 from rollrep import __version__
 from rollrep.core.errors import RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Layout, Position, Shape
+from rollrep.query import load_digests
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.digests import Digests
 from rollrep.source.forgotten import Forgotten
@@ -36,7 +37,6 @@ from rollrep.source.log import (
     current_shapes,
     first_mark_after,
     is_current,
-    load_digests,
     proof_of,
     read_ends,
     read_facts,
@@ -147,7 +147,7 @@ class _Server:
             raise UsageError("one connection speaks of one database")
         self._path = path
         self._db = open_source(path)
-        load_digests(self._db)
+        load_digests(self._db, "sha1", "shathree")
         self._reader = Reader(self._db)
         self._digests = Digests(self._db, self._reader)
         self._forgotten = Forgotten(self._db, self._reader)

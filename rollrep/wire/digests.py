@@ -11,7 +11,7 @@ taken as its bytes, because turning it into UTF-8 would make different invalid t
 One statement takes the digests of many parts: parts in the outer loop, the table's own b-tree in the
 inner one.  Another index would give the rows in another order, so none may be used.
 
-Pure: text in, text out.  Knows: core.  Does not know: who reads it.
+Pure: text in, text out.  Knows: core, the messages' ranges.  Does not know: who reads it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 
 from rollrep.core import sql
 from rollrep.core.nouns import Shape
+from rollrep.core.tokens import Bindable, bind_key
+from rollrep.wire.messages import KeyRange
 
 LONG_BYTES = 16
 """a digest that says that rows are equal"""
@@ -57,6 +59,21 @@ def part_tables(key_width: int) -> list[str]:
 
 def drop_part_tables() -> list[str]:
     return [f"DROP TABLE IF EXISTS {ASKED}", f"DROP TABLE IF EXISTS {PART}"]
+
+
+def ask_range(span: int, asked: KeyRange, key_width: int) -> tuple[str, list[Bindable]]:
+    """The statement that puts one range among those that are asked for, and what to bind to it.
+
+    Each end has `key_width` values, which the caller has checked.  Raises RollrepError as `bind_token` does.
+    """
+    terms: list[str] = []
+    bound: list[Bindable] = []
+    for end in (asked.after, asked.through):
+        expressions, values = bind_key(end) if end is not None else (["NULL"] * key_width, [])
+        terms += expressions
+        bound += values
+    opens = f"{asked.after is None:d}, {asked.through is None:d}"
+    return f"INSERT INTO {ASKED} VALUES ({span}, {opens}, {', '.join(terms)})", bound
 
 
 def fill_lower_ends(key_width: int) -> list[str]:
@@ -126,8 +143,8 @@ def inside(scan: Scan, *, lo_open: bool, hi_open: bool, row: str = "p", lower: s
     return " AND ".join(terms) or "1"
 
 
-def after_key(scan: Scan, ends: Sequence[str] | None) -> str:
-    """SQL that is true of the rows of `t` beyond a key, given as SQL expressions; None: of all."""
+def after_key(scan: Scan, ends: Sequence[str]) -> str:
+    """SQL that is true of the rows of `t` beyond a key, given as SQL expressions; of all where none is."""
     return " AND ".join(_beyond(scan, ">", [f"+{end}" for end in ends])) if ends else "1"
 
 
@@ -171,12 +188,4 @@ def _digest(scan: Scan, digest_bytes: int) -> str:
         if not scan.utf8:
             value = f"CASE typeof({value}) WHEN 'text' THEN hex(CAST({value} AS BLOB)) ELSE {value} END"
         parts.append(f"hex(sha3_agg({value}))")
-    return f"substr(sha3({_joined(parts)}), 1, {digest_bytes})"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    # Balanced, because SQLite's expression trees may be 1,000 deep and tables 2,000 wide.
-    if len(parts) <= 8:
-        return " || ".join(parts)
-    middle = len(parts) // 2
-    return f"({_joined(parts[:middle])}) || ({_joined(parts[middle:])})"
+    return f"substr(sha3({sql.balanced(parts, ' || ')}), 1, {digest_bytes})"
