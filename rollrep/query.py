@@ -1,4 +1,4 @@
-"""Four ways to ask SQLite something and get it as a plain value.
+"""Four ways to ask SQLite something and get it as a plain value, and SQLite's digests.
 
 apsw types every column as "one of five"; here what comes back is Any, and the caller, who wrote the
 SELECT, says what it is.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import apsw
+import apsw.sqlite_extra
 
 Bindings = Sequence[Any]
 
@@ -35,3 +36,10 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
     """The first column of the first row, or None where there is no row."""
     found = find_row(db, sql, bindings)
     return found[0] if found else None
+
+
+def load_digests(db: apsw.Connection) -> None:
+    """Gives `db` SQLite's own SHA-1 functions (they ship inside apsw's wheel)."""
+    db.enable_load_extension(True)
+    apsw.sqlite_extra.load(db, "sha1")
+    db.enable_load_extension(False)

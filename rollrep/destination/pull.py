@@ -21,6 +21,7 @@ from rollrep import __version__
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Facts, Point, Position
+from rollrep.destination.after_pull import record_points, snapshot_due
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
 from rollrep.destination.container import disk_room
@@ -30,6 +31,8 @@ from rollrep.destination.mirror_db import State, open_mirror, read_state, write_
 from rollrep.destination.mirroring import Mirroring, Progress, remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.retention import Grid
+from rollrep.destination.shadow_archive import ShadowArchive
+from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.wire.messages import Answer, Hello
@@ -86,6 +89,7 @@ class _Pull:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
+        self._seen = ShadowArchive(store, catalog)
         self._session = session
         self._wishes = wishes
         self._mirroring = Mirroring(store, progress)
@@ -121,14 +125,15 @@ class _Pull:
         assert state is not None and position is not None, "only a position is resumed from"
         try:
             return self._resume(state, position, answer)
-        except LogOverrun:
-            return self._overrun(state)
+        except (LogOverrun, SchemaChanged) as moved:
+            return self._overrun(state, moved)
 
-    def _overrun(self, state: State) -> State:
-        """The log rolled over while it was read: what was archived stays, and the tables are mirrored."""
+    def _overrun(self, state: State, moved: Exception) -> State:
+        """The log or the schema changed while it was read: what was archived stays, tables are mirrored."""
         answer = self._hello(state, self._archive.end(state.position, state.line))
         if answer.kind != "mirror":
-            raise Temporary("the log rolled over while it was read", remedy="nothing was lost; pull again")
+            what = "the schema changed" if isinstance(moved, SchemaChanged) else "the log rolled over"
+            raise Temporary(f"{what} while it was read", remedy="nothing was lost; pull again")
         self._out.answer, self._out.reason = answer.kind, answer.reason
         return self._mirror(answer, state, None)
 
@@ -179,61 +184,82 @@ class _Pull:
     # resume
 
     def _resume(self, state: State, archived: Position, answer: Answer) -> State:
-        head = answer.facts.head.id
+        facts = answer.facts
         with contextlib.closing(open_mirror(self._store.mirror)) as mirror, disk_room(self._store.mirror):
+            shadows = self._shadows(mirror, state)
             try:
-                if head > state.position.id:
-                    line = Line(state.line, state.position.epoch)
-                    replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
-                    self._gather(mirror, replay, state, line, archived, answer)
-                    return self._commit_replay(mirror, replay, state, answer)
-                if self._facts_differ(mirror, answer.facts):
+                if shadows or facts.head.id > state.position.id:
+                    facts = self._gather(mirror, state, archived, answer, shadows)
+                if facts.head.id > state.position.id:
+                    self._commit_replay(mirror, state, facts, shadows)
+                elif self._facts_differ(mirror, facts):
                     with transaction(mirror):
-                        apply_facts(mirror, answer.facts, state.layout.shapes)
+                        apply_facts(mirror, facts, state.layout.shapes)
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
-        return msgspec.structs.replace(state, time=answer.facts.time)
+                if shadows:
+                    shadows.close()
+        if shadows:
+            self._seen.unchanged(state.line, facts.head.id, state.layout.virtuals)
+        return msgspec.structs.replace(state, position=facts.head, time=facts.time)
+
+    def _shadows(self, mirror: apsw.Connection, state: State) -> ShadowPull | None:
+        if not state.layout.virtuals:
+            return None
+        # What was archived and never came into the mirror is found anew, from what the mirror has.
+        self._seen.drop_beyond(state.line, state.position.id)
+        self._seen.unchanged(state.line, state.position.id, state.layout.virtuals)
+        return ShadowPull(self._store, mirror, state)
 
     def _gather(
-        self,
-        mirror: apsw.Connection,
-        replay: Replay,
-        state: State,
-        line: Line,
-        archived: Position,
-        answer: Answer,
-    ) -> None:
+        self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowPull | None
+    ) -> Facts:
         """Archives what the source sends, and leaves every row to replay in `batch.log` of `mirror`.
 
         A single image stays where it is, in memory.  Several are put into one file beside the mirror,
-        because a database can't be exchanged inside the one transaction that replays them all.
+        because a database can't be exchanged inside the one transaction that replays them all.  Returns the
+        facts at the end of it: those of the answer, or of the moment at which shadow tables were looked at.
         """
-        after, head = state.position.id, answer.facts.head.id
+        line = Line(state.line, state.position.epoch)
+        facts, after, head = answer.facts, state.position.id, answer.facts.head.id
         gathered = Gathered(self._store.incoming)
         try:
             for holds in self._archive.attached(mirror, line.line, after, archived.id):
-                gathered.add(mirror, holds, last=holds.last == head)
+                gathered.add(mirror, holds, last=holds.last == head and shadows is None)
             for batch, packed in self._session.batches(archived.id, head):
                 is_last = batch.last == head
                 holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                gathered.add(mirror, holds, last=is_last)
+                gathered.add(mirror, holds, last=is_last and shadows is None)
+            if shadows:
+                for found in shadows.ask_until_complete(self._session, head, state.position.id):
+                    if found.tail:
+                        gathered.add(mirror, self._archive.add(mirror, line, *found.tail, found.facts), last=False)
+                    facts = found.facts or facts
+                self._head_point = facts.point
         except BaseException:
             gathered.close()
             raise
         gathered.attach(mirror)
+        return facts
 
-    def _commit_replay(self, mirror: apsw.Connection, replay: Replay, state: State, answer: Answer) -> State:
-        head = answer.facts.head
-        new = msgspec.structs.replace(state, position=head, time=answer.facts.time)
+    def _commit_replay(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowPull | None) -> None:
+        head = facts.head
+        if shadows and shadows.change:
+            self._seen.add(state.line, state.position.id, head.id, shadows.change, state.layout.virtuals)
+            shadows.attach()
+        replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
         with transaction(mirror):
             for first in range(state.position.id + 1, head.id + 1, WINDOW_ROWS):
                 self._out.operations += replay.window(first, min(head.id, first + WINDOW_ROWS - 1))
             replay.finish()
-            apply_facts(mirror, answer.facts, state.layout.shapes)
-            write_state(mirror, new)
-        return new
+            if shadows:
+                shadows.put()
+            apply_facts(mirror, facts, state.layout.shapes)
+            write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time))
+        if shadows:
+            shadows.detach()
 
     def _facts_differ(self, mirror: apsw.Connection, facts: Facts) -> bool:
         return (mirror.pragma("user_version"), mirror.pragma("application_id")) != (
@@ -278,16 +304,16 @@ class _Pull:
                 staged = self._mirroring.copy_tables(self._session, staged)
                 last = self._hello(staged, staged.position, again=True)
                 if last.kind != "mirror":
-                    break
+                    return self._publish(staged, last)
                 if last.reason != "schema":
                     raise LogOverrun(last.oldest)
             except SchemaChanged:
+                staged = self._mirroring.reached()
                 last = self._hello(staged, staged.position, again=True)
                 if last.kind == "mirror" and last.reason != "schema":
                     raise LogOverrun(last.oldest) from None
             if last.kind == "mirror":
                 staged = self._mirroring.change_schema(staged, last)
-        return self._publish(staged, last)
 
     def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
         """(line, position to chase the log from, last log id before the hole)."""
@@ -303,7 +329,7 @@ class _Pull:
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
         if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
-            self._record_points(state, [])
+            record_points(self._catalog, self._archive, state, [])
             take_snapshot(self._store, self._catalog)
 
     def _archive_old_schema(self, state: State | None, answer: Answer) -> None:
@@ -333,13 +359,17 @@ class _Pull:
         return staged
 
     def _publish(self, staged: State, last: Answer) -> State:
+        staged, facts = self._mirroring.replay_rest(self._session, staged, last)
+        self._head_point = facts.point
         if staged.line == 0:
-            line = self._catalog.begin_line(last.facts.head.epoch, staged.reason)
+            line = self._catalog.begin_line(facts.head.epoch, staged.reason)
             staged = msgspec.structs.replace(staged, line=line.line)
-        elif last.facts.head.id > staged.began_after:
-            self._catalog.add_hole(Hole(staged.line, staged.began_after, last.facts.head.id, staged.reason))
-        done = self._mirroring.replay_rest(self._session, staged, last)
+        elif facts.head.id > staged.began_after:
+            self._catalog.add_hole(Hole(staged.line, staged.began_after, facts.head.id, staged.reason))
+        done = self._mirroring.finish(staged, facts, last.instance)
         self._mirroring.publish()
+        self._seen.drop_beyond(done.line, staged.began_after)
+        self._seen.begin(done.line, done.position.id, done.layout.virtuals)
         return done
 
     # afterwards
@@ -349,10 +379,10 @@ class _Pull:
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
             head = Point(state.position.id, state.time, "pull", None)
-        self._out.points = self._record_points(state, [head])
+        self._out.points = record_points(self._catalog, self._archive, state, [head])
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)
-        if self._snapshot_due(state):
+        if snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
             self._out.snapshot = take_snapshot(self._store, self._catalog)
         expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
         if self._out.answer == "mirror":
@@ -363,33 +393,3 @@ class _Pull:
                 rows=self._out.rows_mirrored,
                 head=state.position.id,
             )
-
-    def _record_points(self, state: State, more: list[Point]) -> list[CatalogPoint]:
-        line = Line(state.line, state.position.epoch)
-        recorded = self._catalog.points_recorded_through(state.line)
-        # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
-        starts = [
-            recorded,
-            *(h.until for h in self._catalog.holes() if h.line == state.line and h.until > recorded),
-        ]
-        by_id = {
-            point.id: point for start in starts for point in self._archive.points(state.line, start, state.position.id)
-        }
-        found = [by_id[log_id] for log_id in sorted(by_id)]
-        extra = [p for p in more if p.id not in by_id and not self._catalog.has_point(state.line, p.id)]
-        with self._catalog.connection:
-            added = self._catalog.add_points(line, [*found, *extra], state.position.id)
-        return added
-
-    def _snapshot_due(self, state: State) -> bool:
-        mine = [snapshot for snapshot in self._catalog.snapshots() if snapshot.line == state.line]
-        if not mine:
-            return True
-        newest = mine[-1]
-        if newest.id == state.position.id:
-            return False
-        reach = self._archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
-        if reach.id < state.position.id:
-            return True
-        age_s = (from_iso(state.time) - newest.time).total_seconds()
-        return age_s >= self._wishes.snapshot_s or age_s < 0

@@ -10,7 +10,6 @@ import dataclasses
 import json
 
 import apsw
-import apsw.sqlite_extra
 import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
@@ -100,13 +99,6 @@ def read_ends(db: apsw.Connection) -> Ends | None:
 def current_shapes(db: apsw.Connection) -> list[Shape]:
     rows = all_rows(db, f"SELECT body FROM {SHAPE} WHERE is_current ORDER BY id")
     return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
-
-
-def load_digests(db: apsw.Connection) -> None:
-    """Gives `db` SQLite's own SHA-1 functions (they ship inside apsw's wheel)."""
-    db.enable_load_extension(True)
-    apsw.sqlite_extra.load(db, "sha1")
-    db.enable_load_extension(False)
 
 
 def proof_of(db: apsw.Connection, log_id: int) -> str | None:

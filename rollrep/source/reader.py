@@ -12,7 +12,7 @@ Knows: SQL of the log and of the tables it reads, core, the wire's messages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import apsw
 import msgspec
@@ -20,7 +20,7 @@ import zstandard
 
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError
-from rollrep.core.nouns import Shape
+from rollrep.core.nouns import Facts, Shape
 from rollrep.core.tokens import bind_token, make_token, token_columns
 from rollrep.query import all_rows, one_row, one_value
 from rollrep.source.database import reading
@@ -98,6 +98,42 @@ class Reader:
             return tail, (Chunk(shape.id, rows, last_key, complete, facts, image), packed)
         finally:
             self._db.execute("DETACH log_image")
+            self._db.execute("DETACH rows_image")
+
+    def with_tail(
+        self, meta: Meta, position: int, read: Callable[[Facts], None]
+    ) -> tuple[tuple[Batch, bytes] | None, Facts | None]:
+        """The log after `position`, and whatever `read` reads in the same transaction; the facts of that moment.
+
+        `read` is not called, and the facts are None, when the log alone fills an image.  Raises Gone as `batch` does.
+        """
+        self._attach("log_image")
+        try:
+            with reading(self._db):
+                facts = read_facts(self._db, meta)
+                head = facts.head.id
+                copied = self._copy_log(position, head) if head > position else None
+                complete = copied is None or copied[1] == head
+                if complete:
+                    read(facts)
+            if copied is None:
+                return None, facts
+            first, last, shapes, proof = copied
+            image, packed = self._pack("log_image")
+            return (Batch(meta.epoch, first, last, proof, shapes, image), packed), facts if complete else None
+        finally:
+            self._db.execute("DETACH log_image")
+
+    def rows_image(self, width: int, select: str) -> tuple[int, Image, bytes]:
+        """An image of the rows that `select` gives: how many, what the wire says of it, packed."""
+        self._attach("rows_image")
+        try:
+            self._db.execute(rows_table("rows_image.rows", width))
+            self._db.execute(f"INSERT INTO rows_image.rows {select}")
+            rows = self._db.changes()
+            image, packed = self._pack("rows_image")
+            return rows, image, packed
+        finally:
             self._db.execute("DETACH rows_image")
 
     def _copy_log(self, after: int, through: int) -> tuple[int, int, tuple[Shape, ...], str]:

@@ -4,6 +4,7 @@
     Hello (position) ────────────────────────► Answer | Refusal
     SendBatches (after, through) ────────────► Batch+data ... Batch+data, Done | Overrun
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
+    SendShadows (position, digests) ─────────► [Batch+data], ShadowRows+data ..., Shadows | Done | Overrun | Changed
     Hello again, at any time after an answer is whole; the end of the stream at any time
 
 A Batch or a Chunk announces an image: a zstd-compressed SQLite database that follows in data frames.
@@ -133,8 +134,52 @@ class Chunk(Message, frozen=True):
     image: Image
 
 
-FromDestination = Hello | SendBatches | SendChunk
-FromSource = Answer | Refusal | Batch | Done | Overrun | Changed | Chunk
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of a table's keys, from the range before it up to and including `through`; None: to the end."""
+
+    through: tuple[str, ...] | None
+    digest: str
+
+
+class SendShadows(Message, frozen=True):
+    """What has changed in shadow tables, and the log after `position`, all of one moment.
+
+    `known` are digests of what the destination has: by table, ranges that cover all keys, in order.
+    """
+
+    position: int
+    seen_at: int
+    """the log id under which the destination has a state of them already; another state must get another id"""
+    schema_digest: str
+    known: dict[str, tuple[Range, ...]]
+    most_bytes: int = 0
+    """where this is not 0: what may be sent at most, and the rest when asked again"""
+
+
+class ShadowRows(Message, frozen=True):
+    """Rows of a shadow table, in the image's table `rows`; what stood in the `ranges` before is gone.
+
+    `ranges` are numbers of the ranges that were asked about.  The first message for a table names all that
+    differ; more may follow with the rest of their rows.  With `through`, the last of them is only given up to
+    that key.
+    """
+
+    table: str
+    ranges: tuple[int, ...]
+    through: tuple[str, ...] | None
+    rows: int
+    image: Image
+
+
+class Shadows(Message, frozen=True):
+    """The answer to SendShadows is whole: the shadow tables as of `facts.head`, unless it is not `complete`."""
+
+    facts: Facts
+    complete: bool
+
+
+FromDestination = Hello | SendBatches | SendChunk | SendShadows
+FromSource = Answer | Refusal | Batch | Done | Overrun | Changed | Chunk | ShadowRows | Shadows
 
 _encoder = msgspec.json.Encoder()
 _from_destination = msgspec.json.Decoder(FromDestination)

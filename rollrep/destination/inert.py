@@ -1,0 +1,44 @@
+"""Modules that do nothing: by them a virtual table is created and dropped without its code being run.
+
+    CREATE VIRTUAL TABLE ft USING fts5(title, tokenize = 'the application's own')
+        with FTS5        makes five shadow tables, and fails where the tokenizer is not known
+        with this        enters the text into the schema as it stands, and nothing else
+
+The shadow tables are ordinary ones, made from their own text and filled with the source's rows.  So any module
+can be carried, also one that is not here, and no module's code sees a schema that somebody else sent.
+
+Knows: apsw.  Does not know: layouts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+
+class _Inert:
+    """A virtual table's module and the table itself: both know nothing."""
+
+    def Create(self, _db: Any, _module: str, _database: str, _table: str, *_arguments: Any) -> tuple[str, _Inert]:  # noqa: N802
+        return "CREATE TABLE empty(hidden)", self
+
+    Connect = Create
+
+    def BestIndexObject(self, _info: Any) -> bool:  # noqa: N802
+        return False
+
+    def Destroy(self) -> None:  # noqa: N802
+        """The schema's row goes; shadow tables are dropped by whoever made them."""
+
+    def Disconnect(self) -> None:  # noqa: N802
+        """Nothing is held."""
+
+
+def make_inert(db: apsw.Connection, modules: set[str]) -> None:
+    """From now on `db` has these modules as ones that do nothing, SQLite's own under these names included."""
+    for module in sorted(modules):
+        if module.casefold() == "fts5":
+            # It reaches into what the module it came with owns, and that is freed.
+            db.create_scalar_function("fts5", None)
+        db.create_module(module, _Inert())  # type: ignore[arg-type]
