@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.virtual import earlier_json, earlier_sentences, restored_sentences
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, RollrepError, UsageError
@@ -223,6 +224,7 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     """List the points of JOB that are known, oldest first."""
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.restore import restorable
+    from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.jobs.run import point_json, store_of
 
     loaded = _config(ctx, config)
@@ -230,15 +232,19 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     store.require()
     with Catalog(store.catalog) as catalog:
         points = restorable(catalog)
+        earlier = ShadowArchive(store, catalog).earlier_each([(point.line, point.id) for point in points])
     emit(
         as_json,
         "points",
-        {"job": job, "points": [point_json(point) for point in points]},
+        {"job": job, "points": [
+            {**point_json(point), "earlier": earlier_json(late)} for point, late in zip(points, earlier, strict=True)
+        ]},
         *(
             f"{point.point:>6}  {iso(point.time)}  id {point.id:<10} {point.kind:<12} {point.label or ''}".rstrip()
-            for point in points
+            + (f"  (of an earlier moment: {', '.join(each.table for each in late)})" if late else "")
+            for point, late in zip(points, earlier, strict=True)
         ),
-    )
+    )  # fmt: skip
 
 
 @click.command("restore")
@@ -267,10 +273,12 @@ def restore_command(
 ) -> None:
     """Give back the database of JOB as it was at a moment, as a file.
 
-    The moment that was chosen is always said: the nearest point at or before what was asked for.
+    The moment that was chosen is always said: the nearest point at or before what was asked for.  The exit code
+    is 3 when a virtual table is of an earlier moment than the rest; which, and of when, is said.
     """
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.restore import check_output, find_point, plan, restore
+    from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.hooks import plugin_manager
     from rollrep.jobs.run import store_of, tell_restored
 
@@ -293,20 +301,32 @@ def restore_command(
                 f" {point.id}, {iso(point.time)} = {local:%Y-%m-%d %H:%M:%S %Z}{distance}"
             )
             if dry_run:
+                earlier = ShadowArchive(store, catalog).earlier(point.line, point.id)
+                for sentence in earlier_sentences(catalog, point, earlier):
+                    say(f"{job}: {sentence}")
                 emit(
                     as_json,
                     "restore",
-                    {"dry_run": True, "point": point.point, "id": point.id, "time": iso(point.time)},
+                    {
+                        "dry_run": True,
+                        "point": point.point,
+                        "id": point.id,
+                        "time": iso(point.time),
+                        "earlier": earlier_json(earlier),
+                    },
                     f"would unpack {chosen.snapshot.path}, replay {chosen.operations:,} log rows, write {output}",
                 )
                 return
             progress = say if somebody_watches() and not as_json else lambda _text: None
             restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
+            sentences = restored_sentences(catalog, restored)
     except RollrepError as error:
         error.remedy = error.remedy.replace(" JOB", f" {job}")
         raise
     seconds = clock.monotonic_s() - began
     tell_restored(plugin_manager(), job, restored)
+    for sentence in sentences:
+        say(f"{job}: {sentence}")
     emit(
         as_json,
         "restore",
@@ -317,10 +337,15 @@ def restore_command(
             "output": str(output),
             "rows": restored.rows,
             "seconds": round(seconds, 3),
+            "earlier": earlier_json(restored.earlier),
+            "rebuilt": list(restored.rebuilt),
+            "complaints": list(restored.complaints),
         },
         f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
         f" in {show_duration(seconds)}",
     )
+    if restored.earlier:
+        sys.exit(PartlyDone.exit_code)
 
 
 COMMANDS: dict[str, click.Command] = {

@@ -9,7 +9,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -17,8 +17,10 @@ import click
 
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
+from rollrep.core.nouns import Virtual
 from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
 from rollrep.source.database import open_source, translated
+from rollrep.source.inspect import virtual_tables
 from rollrep.source.install import Report, install, uninstall
 from rollrep.source.log import has_log, read_meta, write_point
 from rollrep.source.tables import Limits
@@ -81,12 +83,15 @@ def install_command(
         left_out = exclude or (before.exclude if before else ())
         report = install(connection, limits, include, left_out, dry_run=dry_run)
         journal_mode = str(connection.pragma("journal_mode"))
+        virtuals = virtual_tables(connection, include, left_out)[0]
     if print_sql and not as_json:
         for statement in report.statements:
             click.echo(f"{statement};")
-    emit(as_json, "source.install", _report_json(db, report, journal_mode, dry_run, print_sql))
+    told = _report_json(db, report, journal_mode, dry_run, print_sql)
+    told["virtual"] = [{"table": each.name, "module": each.module} for each in virtuals]
+    emit(as_json, "source.install", told)
     if not as_json:
-        _tell_installed(db, report, journal_mode, dry_run)
+        _tell_installed(db, report, virtuals, journal_mode, dry_run)
 
 
 def _positive(option: str, value: int | None, otherwise: int) -> int:
@@ -123,7 +128,7 @@ def _limits_json(limits: Limits) -> dict[str, object]:
     }
 
 
-def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> None:
+def _tell_installed(db: Path, report: Report, virtuals: Sequence[Virtual], journal_mode: str, dry_run: bool) -> None:
     would = "would be " if dry_run else ""
     if not report.statements:
         click.echo(f"{db}: all is as it should be; nothing was changed")
@@ -137,6 +142,11 @@ def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
     )
     if report.released:
         click.echo(f"  released   {', '.join(report.released)}")
+    if virtuals:
+        click.echo(
+            f"  virtual    {', '.join(f'{each.name} ({each.module})' for each in virtuals)}:"
+            " carried as of the end of each pull"
+        )
     for each in report.refused:
         click.echo(f"  NOT CARRIED {each.table}: {each.reason}")
     limits = report.limits

@@ -72,6 +72,8 @@ class Outcome:
     points: list[CatalogPoint] = dataclasses.field(default_factory=list)
     snapshot: Snapshot | None = None
     refused: list[str] = dataclasses.field(default_factory=list)
+    virtual_tables: list[str] = dataclasses.field(default_factory=list)
+    """those that had changed"""
 
 
 def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> Outcome:
@@ -247,7 +249,9 @@ class _Pull:
     def _commit_replay(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowPull | None) -> None:
         head = facts.head
         if shadows and shadows.change:
-            self._seen.add(state.line, state.position.id, head.id, shadows.change, state.layout.virtuals)
+            self._out.virtual_tables = self._seen.add(
+                state.line, state.position.id, head.id, shadows.change, state.layout.virtuals
+            )
             shadows.attach()
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
         with transaction(mirror):

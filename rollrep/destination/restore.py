@@ -24,11 +24,13 @@ from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
 from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination import container
-from rollrep.destination.archive import Archive
+from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
 from rollrep.destination.mirror_db import STATE, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
+from rollrep.destination.shadow_archive import Earlier
+from rollrep.destination.shadow_restore import ShadowRestore, complaints, integrity_problems, scratch_beside
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
 from rollrep.query import all_rows, one_value
@@ -55,6 +57,12 @@ class Restored:
     point: CatalogPoint
     output: Path
     rows: int
+    earlier: tuple[Earlier, ...] = ()
+    """virtual tables that are as of an earlier log id"""
+    rebuilt: tuple[str, ...] = ()
+    """full-text indexes that were made anew from their content table, as that was at the point"""
+    complaints: tuple[str, ...] = ()
+    """what virtual tables say against themselves"""
 
 
 def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetime | None) -> CatalogPoint:
@@ -171,7 +179,7 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
     try:
         progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
         unpack_snapshot(store, chosen.snapshot, temporary)
-        rows = _build(store, catalog, chosen, temporary, progress)
+        restored = _build(store, catalog, chosen, temporary, progress)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if force:
@@ -182,7 +190,7 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
         container.sync_folder(output.parent)
     finally:
         remove_database(temporary)
-    return Restored(chosen.point, output, rows)
+    return dataclasses.replace(restored, output=output)
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -198,7 +206,7 @@ def check_output(output: Path, *, force: bool) -> None:
         raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
 
 
-def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> int:
+def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Restored:
     archive = Archive(store, catalog)
     with contextlib.closing(open_mirror(path)) as db:
         state = read_state(db)
@@ -209,26 +217,36 @@ def _build(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: P
         if chosen.segments:
             progress(f"replaying {chosen.operations} log rows")
         after = chosen.snapshot.id
+        shadows = ShadowRestore(store, catalog, chosen.point.line, after, chosen.point.id, state.layout)
+        shadows.reached(db, after, scratch_beside(path))
         for segment in chosen.segments:
             holds = archive.attach(db, segment)
             last = min(holds.last, chosen.point.id)
+            for stop in shadows.stops(after, last):
+                with transaction(db):
+                    replay.window(after + 1, stop)
+                after = stop
+                shadows.reached(db, after, scratch_beside(path))
             with transaction(db):
-                replay.window(after + 1, last)
-                if holds.facts and holds.facts.head.id == last:
-                    apply_facts(db, holds.facts, state.layout.shapes)
-                for point in holds.points:
-                    if point.id == last and point.sequence is not None:
-                        sequence = point_sequence(point.sequence, state.layout.encoding)
-                        set_sequence(db, sequence, state.layout.shapes)
-            after = last
+                _put_facts(db, holds, last, state.layout)
         with transaction(db):
             replay.finish()
+        shadows.finish(db, scratch_beside(path))
         progress("checking")
-        rows = _finish(db, state.layout)
-    return rows
+        rows = _finish(db, state.layout, path)
+    return Restored(chosen.point, path, rows, shadows.earlier, shadows.rebuilt, tuple(complaints(path, state.layout)))
 
 
-def _finish(db: apsw.Connection, layout: Layout) -> int:
+def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
+    """What a segment says of the moment `last`, beside its rows."""
+    if holds.facts and holds.facts.head.id == last:
+        apply_facts(db, holds.facts, layout.shapes)
+    for point in holds.points:
+        if point.id == last and point.sequence is not None:
+            set_sequence(db, point_sequence(point.sequence, layout.encoding), layout.shapes)
+
+
+def _finish(db: apsw.Connection, layout: Layout, path: Path) -> int:
     """Takes out what is ours, checks the whole file, and counts its rows."""
     # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
     db.execute("PRAGMA main.secure_delete = ON").fetchall()
@@ -237,7 +255,7 @@ def _finish(db: apsw.Connection, layout: Layout) -> int:
         db.execute(f"DETACH {image}")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     db.execute("PRAGMA journal_mode = DELETE").fetchall()
-    problems = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
+    problems = integrity_problems(path, layout)
     if problems != ["ok"]:
         raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
     tables = [

@@ -15,6 +15,7 @@ Knows: SQL of its own table in the catalog, containers.  Does not know: shadow t
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -73,8 +74,8 @@ class ShadowArchive:
         self._db = catalog.connection
         self._catalog = catalog
 
-    def add(self, line: int, after: int, log_id: int, change: Change, virtuals: Sequence[Virtual]) -> None:
-        """Archives a change, before it is made on the mirror."""
+    def add(self, line: int, after: int, log_id: int, change: Change, virtuals: Sequence[Virtual]) -> list[str]:
+        """Archives a change, before it is made on the mirror; the virtual tables that it changes."""
         tables = {shape.table for shape in change.tables}
         changed = [each.name for each in virtuals if tables & {shadow.table for shadow in each.shadows}]
         folder = self._store.archive / str(line)
@@ -82,6 +83,7 @@ class ShadowArchive:
         path = folder / f"{log_id:012d}.shadows"
         size = container.write_file(path, KIND, change.path, ChangeHolds(line, after, log_id, change.tables))
         self._put(line, log_id, after, str(path.relative_to(self._store.folder)), size, changed, virtuals)
+        return changed
 
     def begin(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
         """A mirror operation led to `log_id`."""
@@ -127,20 +129,13 @@ class ShadowArchive:
 
     def earlier(self, line: int, log_id: int) -> list[Earlier]:
         """The virtual tables that the point at `log_id` can't have exactly, and as of when it has them."""
-        rows = self._rows(line)
-        before = [seen for seen in rows if seen.id <= log_id]
-        if not before or log_id <= before[-1].through:
-            return []
-        if any((each.line, each.id) == (line, log_id) for each in self._catalog.snapshots()):
-            return []
-        last = before[-1]
-        following = next((seen for seen in rows if seen.id > log_id), None)
-        contiguous = following is not None and following.path is not None
-        return [
-            Earlier(table, last.through)
-            for table in last.carried
-            if following is None or not contiguous or table in following.changed
-        ]
+        return self.earlier_each([(line, log_id)])[0]
+
+    def earlier_each(self, points: Sequence[tuple[int, int]]) -> list[list[Earlier]]:
+        """The same for many points, each a line and a log id."""
+        rows = {line: self._rows(line) for line in {line for line, _ in points}}
+        snapshots = {(each.line, each.id) for each in self._catalog.snapshots()}
+        return [[] if point in snapshots else earlier_at(rows[point[0]], point[1]) for point in points]
 
     def _newest(self, line: int, log_id: int) -> Seen | None:
         rows = [seen for seen in self._rows(line) if seen.id <= log_id]
@@ -174,3 +169,14 @@ class ShadowArchive:
             (line,),
         )  # fmt: skip
         return [Seen(*row[:5], *(tuple(json.loads(names)) for names in row[5:])) for row in rows]
+
+
+def earlier_at(rows: Sequence[Seen], log_id: int) -> list[Earlier]:
+    """What can't be had exactly at `log_id`, given the states seen of its line, oldest first.  Pure."""
+    place = bisect.bisect_right(rows, log_id, key=lambda seen: seen.id)
+    if place == 0 or log_id <= rows[place - 1].through:
+        return []
+    last, following = rows[place - 1], rows[place] if place < len(rows) else None
+    leads_on = following is not None and following.path is not None
+    changed = following.changed if following and leads_on else last.carried
+    return [Earlier(table, last.through) for table in last.carried if table in changed]

@@ -9,7 +9,8 @@ change: FTS5's structure record stays as it was when a text without a word chang
 after a 'rebuild'.  So every row is digested, in SQLite's C code, some 250 MB a second.
 
 The log must tell two states apart: where the tables changed and nothing was logged since the destination
-saw them last, a mark is logged, so that the new state has a position of its own.
+saw them last, a mark is logged, so that the new state has a position of its own.  So it is where the newest row
+is a consistency point: a change that only virtual tables saw may have come after it.
 
 Knows: the reader, the wire's ranges.  Does not know: modules, what a shadow table means.
 """
@@ -65,7 +66,8 @@ class Shadows:
         """
         for _ in range(TRIES):
             tail, facts = self._reader.with_tail(meta, self._wanted.position, self._compare)
-            if facts is None or not self._differ or facts.head.id != self._wanted.seen_at:
+            known = facts is not None and (facts.head.id == self._wanted.seen_at or facts.point is not None)
+            if not self._differ or not known:
                 return tail, facts
             with writing(self._db):
                 self._db.execute(
