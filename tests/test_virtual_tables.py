@@ -15,7 +15,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +131,7 @@ class Indexed:
         self.store = Store(folder / "store", "job")
         self.rng = random.Random(seed)
         self.kept: dict[int, Path] = {}
+        self.snapshot_s = [0.0, 3600.0]
         self.db = apsw.Connection(str(self.path))
         self.db.set_busy_timeout(20_000)
         self.do(f"PRAGMA page_size = {self.rng.choice([1024, 4096])}")
@@ -143,7 +143,7 @@ class Indexed:
         self.db.execute(sql, bindings or None).fetchall()
 
     def pull(self, *, cut_after: int | None = None) -> Outcome:
-        outcome = pull_once(self.store, self.path, cut_after=cut_after, snapshot_s=self.rng.choice([0.0, 3600.0]))
+        outcome = pull_once(self.store, self.path, cut_after=cut_after, snapshot_s=self.rng.choice(self.snapshot_s))
         assert outcome.position
         self.keep(outcome.position.id)
         return outcome
@@ -379,6 +379,7 @@ def test_index_is_not_rebuilt_when_the_application_indexes_only_some_rows(indexe
 def test_archived_change_is_made_anew_when_the_mirror_never_got_it(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    indexed.snapshot_s = [3600.0]
     indexed.do("INSERT INTO own VALUES ('oak', '', '')")
     indexed.same()
     indexed.do("UPDATE own SET title = 'elm'")
@@ -393,6 +394,7 @@ def test_archived_change_is_made_anew_when_the_mirror_never_got_it(
             indexed.pull()
     # Back to what the mirror has, in part: a change that led on from the lost one would not say so.
     indexed.do("UPDATE own SET title = 'oak' WHERE rowid = 1")
+    indexed.do("INSERT INTO note VALUES (1, '', '')")
     indexed.same()
     with Catalog(indexed.store.catalog) as catalog:
         newest = catalog.points()[-1].id
@@ -475,31 +477,37 @@ def test_index_of_the_source_is_given_back_as_it_is_when_it_is_out_of_step(index
     oracle.assert_same(indexed.kept[outcome.position.id], said.output)
 
 
-def test_writers_are_never_mixed_up_when_they_write_while_it_is_read(tmp_path: Path) -> None:
-    """A row of a table and of an index are written in one transaction, so both sides must have as many."""
+def test_value_is_seen_to_change_when_only_its_storage_class_does(indexed: Indexed) -> None:
+    indexed.do("INSERT INTO own VALUES ('oak', '', 1), ('elm', '', 0.0)")
+    indexed.same()
+    indexed.do("UPDATE own SET extra = 1.0 WHERE rowid = 1")
+    indexed.do("UPDATE own SET extra = -0.0 WHERE rowid = 2")
+    indexed.same()
+
+
+def test_index_and_table_are_of_one_moment_when_somebody_writes_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of each is written in one transaction, between the log's head and the first digest."""
     indexed = Indexed(tmp_path, schema="CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE ft USING fts5(a);")
-    over = threading.Event()
+    digest = shadows.Shadows._digest
 
-    def writes() -> None:
-        with contextlib.closing(apsw.Connection(str(indexed.path))) as db:
-            db.set_busy_timeout(20_000)
-            while not over.is_set():
-                with db:
-                    db.execute("INSERT INTO t DEFAULT VALUES").fetchall()
-                    db.execute("INSERT INTO ft(rowid, a) VALUES (?, 'oak elm')", (db.last_insert_rowid(),)).fetchall()
+    def writes_first(self: shadows.Shadows, *arguments: Any) -> str:
+        with indexed.db:
+            indexed.do("INSERT INTO t DEFAULT VALUES")
+            indexed.do("INSERT INTO ft(rowid, a) VALUES (?, 'oak elm')", (indexed.db.last_insert_rowid(),))
+        return digest(self, *arguments)
 
-    writer = threading.Thread(target=writes)
-    writer.start()
+    monkeypatch.setattr(shadows.Shadows, "_digest", writes_first)
     try:
-        for _ in range(6):
+        for _ in range(3):
             pull_once(indexed.store, indexed.path)
             with contextlib.closing(apsw.Connection(str(indexed.store.mirror))) as db:
                 rows = db.execute("SELECT count(*), max(id) FROM t").fetchall()
                 assert rows == db.execute("SELECT count(*), max(rowid) FROM ft").fetchall()
                 assert rows == db.execute("SELECT count(*), max(rowid) FROM ft WHERE ft MATCH 'oak'").fetchall()
+        assert rows[0][0] > 0
     finally:
-        over.set()
-        writer.join()
         indexed.close()
 
 
