@@ -18,7 +18,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
-from rollrep.destination.inert import make_inert
+from rollrep.destination.inert import Strangers, make_inert
 from rollrep.query import all_rows
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
@@ -86,8 +86,14 @@ def _create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) ->
     if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
-        with _only_creating(db, allowed):
-            all_rows(db, item.sql)
+        with _only_creating(db, allowed), Strangers(db) as strangers:
+            while True:
+                try:
+                    all_rows(db, item.sql)
+                    break
+                except apsw.SQLError as error:
+                    if item.type != "table" or not strangers.supply(str(error), item.sql):
+                        raise
     except apsw.Error as error:
         raise SchemaProblem(
             f"{item.type} {item.name} can't be made in the mirror: {error}",
