@@ -109,6 +109,7 @@ def test_player_finds_the_same_in_a_restore_when_only_it_has_its_collation(tmp_p
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b AS (sort_title(a)) STORED)",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b AS (sort_title(a)) VIRTUAL)",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE INDEX i ON t(sort_title(a))",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a CHECK (sort_title(a) > '')); CREATE INDEX i ON t(sort_title(a))",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b AS (sort_title(a))); CREATE INDEX i ON t(b)",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE INDEX i ON t(a) WHERE sort_title(a) > 'm'",
     ],
