@@ -49,14 +49,16 @@ class Table:
 def dump(path: str | Path, *, skip_prefix: str = PREFIX) -> dict[str, Any]:
     """All of `path` in one read transaction: `tables` (name → Table), `schema`, `sequence`, `header`.
 
-    Virtual tables and their shadow tables are left out of `tables` (their SQL is in `schema`), and so is all
+    A virtual table is in `tables` by its shadow tables, row for row (its SQL is in `schema`).  Left out is all
     that is named `skip_prefix…`, belongs to such a table, or is SQLite's own.
     """
     with closing(_open(path)) as con, con:
         names = [
             name
             for name, kind in con.execute("SELECT name, type FROM pragma_table_list WHERE schema = 'main'")
-            if kind == "table" and not name.startswith(skip_prefix) and not name.lower().startswith("sqlite_")
+            if kind in ("table", "shadow")
+            and not name.startswith(skip_prefix)
+            and not name.lower().startswith("sqlite_")
         ]
         schema = [
             row

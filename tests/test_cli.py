@@ -567,9 +567,8 @@ def test_json_of_points_lists_them_when_there_are_some(place: Place) -> None:
     place.good("pull")
     told = place.told("points", "shop")
     assert told["schema"] == "rollrep.points/1"
-    assert [set(point) for point in told["points"]] == [{"point", "id", "epoch", "kind", "label", "time"}] * len(
-        told["points"]
-    )
+    keys = {"point", "id", "epoch", "kind", "label", "time", "earlier"}
+    assert [set(point) for point in told["points"]] == [keys] * len(told["points"])
     assert all(TIME.fullmatch(point["time"]) for point in told["points"])
     assert [point["id"] for point in told["points"]] == sorted(point["id"] for point in told["points"])
     [found] = [point for point in told["points"] if point["label"]]

@@ -375,10 +375,14 @@ def test_oracle_overlooks_what_is_named_with_the_prefix_only(tmp_path: Path) -> 
         oracle.assert_same(tmp_path / "a.db", tmp_path / "b.db", skip_prefix="-")
 
 
-def test_oracle_leaves_virtual_tables_and_their_shadows_out(tmp_path: Path) -> None:
-    with application(tmp_path / "a.db") as con:
-        con.executescript(f"{TABLE}; CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('word')")
-    assert list(oracle.dump(tmp_path / "a.db")["tables"]) == ["t"]
+def test_oracle_knows_virtual_tables_by_their_shadows(tmp_path: Path) -> None:
+    for name, word in (("a.db", "word"), ("b.db", "ward")):
+        with application(tmp_path / name) as con:
+            con.executescript(f"{TABLE}; CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('{word}')")
+    found = oracle.dump(tmp_path / "a.db")["tables"]
+    assert list(found) == ["f_config", "f_content", "f_data", "f_docsize", "f_idx", "t"]
+    with pytest.raises(AssertionError, match="f_content"):
+        oracle.assert_same(tmp_path / "a.db", tmp_path / "b.db")
 
 
 def test_oracle_agrees_with_itself_on_random_single_changes(tmp_path: Path) -> None:

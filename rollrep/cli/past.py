@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import click
 
 from rollrep.cli.options import at_option, chosen_point, config_option, naming, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.virtual import earlier_json, earlier_sentences, restored_json, restored_sentences
 from rollrep.core import clock
 from rollrep.core.clock import iso
+from rollrep.core.errors import PartlyDone
 from rollrep.core.moments import Latest, parse_moment
 from rollrep.core.units import show_bytes, show_duration
 
@@ -25,18 +28,22 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     """List the points of JOB that are known, oldest first."""
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.restore import restorable
+    from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.jobs.run import point_json
 
     store = store_for(ctx, config, job)
     with Catalog(store.catalog) as catalog:
         points = restorable(catalog)
+        earlier = ShadowArchive(store, catalog).earlier_each([(point.line, point.id) for point in points])
+    both = list(zip(points, earlier, strict=True))
     emit(
         as_json,
         "points",
-        {"job": job, "points": [point_json(point) for point in points]},
+        {"job": job, "points": [{**point_json(point), "earlier": earlier_json(late)} for point, late in both]},
         *(
             f"{point.point:>6}  {iso(point.time)}  id {point.id:<10} {point.kind:<12} {point.label or ''}".rstrip()
-            for point in points
+            + (f"  (of an earlier moment: {', '.join(each.table for each in late)})" if late else "")
+            for point, late in both
         ),
     )
 
@@ -67,12 +74,14 @@ def restore_command(
 ) -> None:
     """Give back the database of JOB as it was at a moment, as a file.
 
-    The moment that was chosen is always said: the nearest point at or before what was asked for.
+    The moment that was chosen is always said: the nearest point at or before what was asked for.  The exit code
+    is 3 when a virtual table is of an earlier moment than the rest; which, and of when, is said.
     """
     import dataclasses
 
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.restore import check_output, plan, plan_newest, restore
+    from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.hooks import plugin_manager
     from rollrep.jobs.run import tell_restored
 
@@ -87,19 +96,27 @@ def restore_command(
         chosen = dataclasses.replace(found, tables=tables)
         told: dict[str, Any] = {"point": point.point, "id": point.id, "time": iso(point.time), "tables": list(tables)}
         if dry_run:
-            emit(as_json, "restore", {"dry_run": True, **told, **_plan_json(chosen)}, _plan_said(chosen, output))
+            late = () if tables else ShadowArchive(store, catalog).earlier(point.line, point.id)
+            for sentence in earlier_sentences(catalog, point, late):
+                say(f"{job}: {sentence}")
+            plan_json = {"dry_run": True, **told, **_plan_json(chosen), "earlier": earlier_json(late)}
+            emit(as_json, "restore", plan_json, _plan_said(chosen, output))
             return
         progress = say if somebody_watches() and not as_json else lambda _text: None
         restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
+        for sentence in restored_sentences(catalog, restored):
+            say(f"{job}: {sentence}")
     seconds = clock.monotonic_s() - began
     tell_restored(plugin_manager(), job, restored)
     emit(
         as_json,
         "restore",
-        {**told, "output": str(output), "rows": restored.rows, "seconds": round(seconds, 3)},
+        {**told, "output": str(output), "seconds": round(seconds, 3), **restored_json(restored)},
         f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
         f" in {show_duration(seconds)}",
     )
+    if restored.earlier:
+        sys.exit(PartlyDone.exit_code)
 
 
 def _plan_json(chosen: Any) -> dict[str, object]:

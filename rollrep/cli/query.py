@@ -80,6 +80,7 @@ def _past(ctx: click.Context, config: Path | None, job: str, at: str) -> Iterato
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.reading import reader
     from rollrep.destination.restore import plan, restore
+    from rollrep.destination.shadow_archive import ShadowArchive
 
     store = store_for(ctx, config, job)
     progress = say if somebody_watches() else lambda _text: None
@@ -89,6 +90,10 @@ def _past(ctx: click.Context, config: Path | None, job: str, at: str) -> Iterato
         def build(path: Path) -> None:
             restore(store, catalog, plan(catalog, point), path, force=True, progress=progress)
 
+        late = ShadowArchive(store, catalog).earlier(point.line, point.id)
+        if late:
+            names = ", ".join(each.table for each in late)
+            say(f"{job}: virtual tables that may be of an earlier moment: {names}; `rollrep restore` says of which")
         with Cache(store).file(point, build) as path, reader(path) as db:
             yield db, point
 

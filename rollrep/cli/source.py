@@ -9,7 +9,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -18,8 +18,10 @@ import click
 from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
+from rollrep.core.nouns import Virtual
 from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
 from rollrep.source.database import open_source, translated
+from rollrep.source.inspect import virtual_tables
 from rollrep.source.install import Report, install, uninstall
 from rollrep.source.log import has_log, read_meta, write_point
 from rollrep.source.tables import Limits
@@ -83,12 +85,15 @@ def install_command(
         left_out = exclude or (before.exclude if before else ())
         report = install(connection, limits, include, left_out, dry_run=dry_run)
         journal_mode = str(connection.pragma("journal_mode"))
-    emit(as_json, "source.install", _report_json(db, report, journal_mode, dry_run, print_sql))
+        virtuals = virtual_tables(connection, include, left_out)[0]
+    told = _report_json(db, report, journal_mode, dry_run, print_sql)
+    told["virtual"] = [{"table": each.name, "module": each.module} for each in virtuals]
+    emit(as_json, "source.install", told)
     if as_json:
         return
     if print_sql and report.statements:
         click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
-    for line in _told_installed(db, report, journal_mode, dry_run):
+    for line in _told_installed(db, report, virtuals, journal_mode, dry_run):
         click.echo(line, err=print_sql)
 
 
@@ -126,7 +131,9 @@ def _limits_json(limits: Limits) -> dict[str, object]:
     }
 
 
-def _told_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> Iterator[str]:
+def _told_installed(
+    db: Path, report: Report, virtuals: Sequence[Virtual], journal_mode: str, dry_run: bool
+) -> Iterator[str]:
     would = "would be " if dry_run else ""
     if not report.statements:
         yield f"{db}: all is as it should be; nothing was changed"
@@ -141,6 +148,9 @@ def _told_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
     )
     if report.released:
         yield f"  released   {', '.join(report.released)}"
+    if virtuals:
+        names = ", ".join(f"{each.name} ({each.module})" for each in virtuals)
+        yield f"  virtual    {names}: carried as of the end of each pull"
     for each in report.refused:
         yield f"  NOT CARRIED {each.table}: {each.reason}"
     limits = report.limits

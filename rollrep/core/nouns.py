@@ -96,6 +96,17 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Virtual(msgspec.Struct, frozen=True):
+    """A virtual table, carried as what it is on disk: its text in the schema, and its shadow tables.
+
+    The shapes of shadow tables have id 0: no trigger ever stands on one, so no log row names them.
+    """
+
+    name: str
+    module: str
+    shadows: tuple[Shape, ...]
+
+
 class Layout(msgspec.Struct, frozen=True):
     """Everything about a source's schema that the mirror must have too."""
 
@@ -108,6 +119,7 @@ class Layout(msgspec.Struct, frozen=True):
     page_size: int
     auto_vacuum: int
     journal_mode: str
+    virtuals: tuple[Virtual, ...] = ()
 
 
 class Point(msgspec.Struct, frozen=True):

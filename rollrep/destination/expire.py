@@ -17,6 +17,7 @@ import datetime as dt
 
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.retention import Grid, plan_snapshots
+from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
 
 
@@ -69,4 +70,4 @@ def _expire_segments(
         (store.folder / segment.path).unlink(missing_ok=True)
         catalog.drop_segment(segment)
         reasons.append(f"{segment.path}: older than the operations that are kept")
-    return reasons
+    return reasons + ShadowArchive(store, catalog).expire(line, base.id)

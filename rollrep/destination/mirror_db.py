@@ -48,6 +48,13 @@ class State(msgspec.Struct, frozen=True):
     """where the hole of a mirror operation begins"""
     compares: bool = False
     """whether that operation began with the old mirror's rows, and compares them with the source's"""
+    virtual_as_of: int | None = None
+    """the log id that the virtual tables are of, where it is not `position`: a verify is under way, or was cut"""
+
+
+def seen_at(state: State) -> int:
+    """The log id that the mirror's virtual tables are of."""
+    return state.position.id if state.virtual_as_of is None else state.virtual_as_of
 
 
 def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:

@@ -38,10 +38,14 @@ from rollrep.destination.images import attach_log, attach_rows
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import evolve
+from rollrep.destination.shadow_pull import Answered, ShadowPull
 from rollrep.destination.snapshots import copy_database
 from rollrep.destination.store import Store
 from rollrep.wire.messages import Answer, Batch, Chunk, SendChunk
 from rollrep.wire.session import Session, Tail
+
+SHADOW_BYTES = 64 << 20
+"""what is copied of shadow tables at a time; a copy that is under way need not be of one moment, its end is"""
 
 Progress = Callable[[str, int], None]
 """called with (table, rows) as rows arrive"""
@@ -144,6 +148,12 @@ class Mirroring:
             write_state(self.db, state)
         return state
 
+    def reached(self) -> State:
+        """The state as it was committed last."""
+        state = read_state(self.db)
+        assert state is not None, "the operation has begun"
+        return state
+
     def copy_tables(self, session: Session, state: State) -> State:
         """Copies every table that is not copied yet.
 
@@ -155,18 +165,36 @@ class Mirroring:
                 state = copy(session, state, shape)
         return state
 
-    def replay_rest(self, session: Session, state: State, answer: Answer) -> State:
-        """Replays the log up to `answer.facts.head`, which is a commit of the source; the mirror is whole."""
+    def replay_rest(self, session: Session, state: State, answer: Answer) -> tuple[State, Facts]:
+        """Replays the log up to a commit of the source, and brings the shadow tables to that moment.
+
+        Returns the facts then: those of the answer, or later ones.  Raises as the session does.
+        """
         for batch, packed in session.batches(state.position.id, answer.facts.head.id):
             self._attach_tail(batch, packed)
             with transaction(self.db):
                 state = self._replay_tail(state, batch)
                 write_state(self.db, state)
+        if not state.layout.virtuals:
+            return state, answer.facts
+        shadows = ShadowPull(self._store, self.db, state)
+        try:
+            while True:
+                seen_at = state.began_after if state.line else 0
+                found = shadows.ask(session, state.position.id, seen_at, most_bytes=SHADOW_BYTES)
+                state = self._apply_shadows(state, shadows, found)
+                if found.facts and found.complete:
+                    return state, found.facts
+        finally:
+            shadows.close()
+
+    def finish(self, state: State, facts: Facts, instance: str) -> State:
+        """The mirror is whole, as of `facts.head`."""
         with transaction(self.db):
-            apply_facts(self.db, answer.facts, state.layout.shapes)
+            apply_facts(self.db, facts, state.layout.shapes)
             state = msgspec.structs.replace(
-                state, position=answer.facts.head, time=answer.facts.time, instance=answer.instance,
-                copied=(), copying=0, after_key=None, reason="", compares=False,
+                state, position=facts.head, time=facts.time, instance=instance,
+                copied=(), copying=0, after_key=None, reason="", compares=False, virtual_as_of=None,
             )  # fmt: skip
             write_state(self.db, state)
         return state
@@ -287,6 +315,20 @@ class Mirroring:
             write_state(self.db, state)
         if chunk:
             self._progress(shape.table, chunk[0].rows)
+        return state
+
+    def _apply_shadows(self, state: State, shadows: ShadowPull, found: Answered) -> State:
+        if found.tail:
+            self._attach_tail(*found.tail)
+        shadows.attach()
+        try:
+            with transaction(self.db):
+                if found.tail:
+                    state = self._replay_tail(state, found.tail[0])
+                shadows.put()
+                write_state(self.db, state)
+        finally:
+            shadows.detach()
         return state
 
     def _attach_tail(self, batch: Batch, packed: bytes) -> None:

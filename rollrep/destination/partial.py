@@ -40,6 +40,11 @@ def wanted_shapes(layout: Layout, tables: Sequence[str]) -> tuple[Shape, ...]:
 
 def unknown_table(table: str, layout: Layout) -> UsageError:
     """The error for a table that the database did not have then, or that is not carried."""
+    if table.casefold() in {each.name.casefold() for each in layout.virtuals}:
+        return UsageError(
+            f"{table} is a virtual table, which is of no use without the tables it speaks of",
+            remedy="restore the whole database, and take what you need from it",
+        )
     names = [shape.table for shape in layout.shapes]
     near = difflib.get_close_matches(table, names, n=1)
     remedy = f"did you mean {near[0]}?" if near else f"there were: {', '.join(sorted(names)) or 'none'}"
@@ -53,7 +58,7 @@ def copy_tables(whole: Path, target: Path, layout: Layout, tables: Sequence[str]
     objects = tuple(
         each for each in layout.objects if each.type in ("table", "index") and each.table.casefold() in names
     )
-    part = msgspec.structs.replace(layout, objects=objects, shapes=shapes, refused=())
+    part = msgspec.structs.replace(layout, objects=objects, shapes=shapes, refused=(), virtuals=())
     with contextlib.closing(open_mirror(target, layout=part)) as db:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("ATTACH ? AS whole", (str(whole),))

@@ -27,11 +27,13 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snaps
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
-from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
+from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, seen_at, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
-from rollrep.destination.replay import Replay, apply_facts, has_sequence
+from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
+from rollrep.destination.shadow_archive import ShadowArchive
+from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.wire.messages import Answer, Hello
@@ -71,6 +73,8 @@ class Outcome:
     points: list[CatalogPoint] = dataclasses.field(default_factory=list)
     snapshot: Snapshot | None = None
     refused: list[str] = dataclasses.field(default_factory=list)
+    virtual_tables: list[str] = dataclasses.field(default_factory=list)
+    """those that had changed"""
 
     @property
     def tables_mirrored(self) -> list[str]:
@@ -96,6 +100,7 @@ class _Pull:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
+        self._seen = ShadowArchive(store, catalog)
         self._session = session
         self._wishes = wishes
         self._mirroring = Mirroring(store, progress)
@@ -133,20 +138,22 @@ class _Pull:
         assert state is not None and position is not None, "only a position is resumed from"
         try:
             return self._resume(state, position, answer)
-        except LogOverrun:
-            return self._overrun(state)
+        except (LogOverrun, SchemaChanged) as moved:
+            return self._overrun(state, moved)
 
-    def _overrun(self, state: State) -> State:
-        """The log rolled over while it was read: what was archived stays, and the tables are mirrored."""
+    def _overrun(self, state: State, moved: Exception) -> State:
+        """The log or the schema changed while it was read: what was archived stays, tables are mirrored."""
         answer = self._hello(state, self._archive.end(state.position, state.line))
         if answer.kind != "mirror":
-            raise Temporary("the log rolled over while it was read", remedy="nothing was lost; pull again")
+            what = "the schema changed" if isinstance(moved, SchemaChanged) else "the log rolled over"
+            raise Temporary(f"{what} while it was read", remedy="nothing was lost; pull again")
         self._out.answer, self._out.reason = answer.kind, answer.reason
         return self._bridge(state, answer) or self._mirror(answer, state, None)
 
     def _bridge(self, state: State, answer: Answer) -> State | None:
         """Over what the log has forgotten by its forgotten keys; None where that is not the way."""
-        if answer.reason != "pruned" or answer.layout is not None:
+        if answer.reason != "pruned" or answer.layout is not None or state.layout.virtuals:
+            # Virtual tables have no keys to forget: their shadow tables are compared by the mirror operation.
             return None
         hello = lambda position: self._hello(state, position, again=True)  # noqa: E731
         bridged = Bridging(self._store, self._catalog, self._archive, self._session, hello).bridge(state)
@@ -176,68 +183,86 @@ class _Pull:
     # resume
 
     def _resume(self, state: State, archived: Position, answer: Answer) -> State:
-        head = answer.facts.head.id
+        facts = answer.facts
         with contextlib.closing(open_mirror(self._store.mirror)) as mirror, disk_room(self._store.mirror):
+            shadows = self._shadows(mirror, state)
             try:
-                if head > state.position.id:
-                    line = Line(state.line, state.position.epoch)
-                    replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
-                    self._gather(mirror, replay, state, line, archived, answer)
-                    return self._commit_replay(mirror, replay, state, answer)
-                if self._facts_differ(mirror, answer.facts, state):
+                if shadows or facts.head.id > state.position.id:
+                    facts = self._gather(mirror, state, archived, answer, shadows)
+                if facts.head.id > state.position.id or (shadows and shadows.change):
+                    self._commit_replay(mirror, state, facts, shadows)
+                elif state.virtual_as_of is not None or not has_facts(mirror, facts, state.layout.shapes):
                     with transaction(mirror):
-                        apply_facts(mirror, answer.facts, state.layout.shapes)
+                        apply_facts(mirror, facts, state.layout.shapes)
+                        write_state(mirror, msgspec.structs.replace(state, virtual_as_of=None))
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
-        return msgspec.structs.replace(state, time=answer.facts.time)
+                if shadows:
+                    shadows.close()
+        if shadows:
+            self._seen.unchanged(state.line, facts.head.id, state.layout.virtuals)
+        return msgspec.structs.replace(state, position=facts.head, time=facts.time, virtual_as_of=None)
+
+    def _shadows(self, mirror: apsw.Connection, state: State) -> ShadowPull | None:
+        if not state.layout.virtuals:
+            return None
+        # What was archived and never came into the mirror is found anew, from what the mirror has.
+        self._seen.drop_beyond(state.line, seen_at(state))
+        self._seen.unchanged(state.line, seen_at(state), state.layout.virtuals)
+        return ShadowPull(self._store, mirror, state)
 
     def _gather(
-        self,
-        mirror: apsw.Connection,
-        replay: Replay,
-        state: State,
-        line: Line,
-        archived: Position,
-        answer: Answer,
-    ) -> None:
+        self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowPull | None
+    ) -> Facts:
         """Archives what the source sends, and leaves every row to replay in `batch.log` of `mirror`.
 
         A single image stays where it is, in memory.  Several are put into one file beside the mirror,
-        because a database can't be exchanged inside the one transaction that replays them all.
+        because a database can't be exchanged inside the one transaction that replays them all.  Returns the
+        facts at the end of it: those of the answer, or of the moment at which shadow tables were looked at.
         """
-        after, head = state.position.id, answer.facts.head.id
+        line = Line(state.line, state.position.epoch)
+        facts, after, head = answer.facts, state.position.id, answer.facts.head.id
         gathered = Gathered(self._store.incoming)
         try:
             for holds in self._archive.attached(mirror, line.line, after, archived.id):
-                gathered.add(mirror, holds.shapes, last=holds.last == head)
+                gathered.add(mirror, holds.shapes, last=holds.last == head and shadows is None)
             for batch, packed in self._session.batches(archived.id, head):
                 is_last = batch.last == head
                 holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                gathered.add(mirror, holds.shapes, last=is_last)
+                gathered.add(mirror, holds.shapes, last=is_last and shadows is None)
+            if shadows:
+                for found in shadows.ask_until_complete(self._session, head, seen_at(state)):
+                    if found.tail:
+                        holds = self._archive.add(mirror, line, *found.tail, found.facts)
+                        gathered.add(mirror, holds.shapes, last=False)
+                    facts = found.facts or facts
+                self._head_point = facts.point
         except BaseException:
             gathered.close()
             raise
         gathered.attach(mirror)
+        return facts
 
-    def _commit_replay(self, mirror: apsw.Connection, replay: Replay, state: State, answer: Answer) -> State:
-        head = answer.facts.head
-        new = msgspec.structs.replace(state, position=head, time=answer.facts.time)
+    def _commit_replay(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowPull | None) -> None:
+        head = facts.head
+        if shadows and shadows.change:
+            self._out.virtual_tables = self._seen.add(
+                state.line, seen_at(state), head.id, shadows.change, state.layout.virtuals
+            )
+            shadows.attach()
+        replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
         with transaction(mirror):
             for first in range(state.position.id + 1, head.id + 1, WINDOW_ROWS):
                 self._out.operations += replay.window(first, min(head.id, first + WINDOW_ROWS - 1))
             replay.finish()
-            apply_facts(mirror, answer.facts, state.layout.shapes)
-            write_state(mirror, new)
-        return new
-
-    def _facts_differ(self, mirror: apsw.Connection, facts: Facts, state: State) -> bool:
-        have = (mirror.pragma("user_version"), mirror.pragma("application_id"))
-        # An INSERT ... SELECT of no row, or one that is ignored, changes sqlite_sequence and logs nothing.
-        return have != (facts.user_version, facts.application_id) or not has_sequence(
-            mirror, dict(facts.sequence), state.layout.shapes
-        )
+            if shadows:
+                shadows.put()
+            apply_facts(mirror, facts, state.layout.shapes)
+            write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))
+        if shadows:
+            shadows.detach()
 
     # mirror
 
@@ -275,16 +300,16 @@ class _Pull:
                 staged = self._mirroring.copy_tables(self._session, staged)
                 last = self._hello(staged, staged.position, again=True)
                 if last.kind != "mirror":
-                    break
+                    return self._publish(staged, last)
                 if last.reason != "schema":
                     raise LogOverrun(last.oldest)
             except SchemaChanged:
+                staged = self._mirroring.reached()
                 last = self._hello(staged, staged.position, again=True)
                 if last.kind == "mirror" and last.reason != "schema":
                     raise LogOverrun(last.oldest) from None
             if last.kind == "mirror":
                 staged = self._mirroring.change_schema(staged, last)
-        return self._publish(staged, last)
 
     def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
         """(line, position to chase the log from, last log id before the hole)."""
@@ -334,13 +359,17 @@ class _Pull:
         return staged
 
     def _publish(self, staged: State, last: Answer) -> State:
+        staged, facts = self._mirroring.replay_rest(self._session, staged, last)
+        self._head_point = facts.point
         if staged.line == 0:
-            line = self._catalog.begin_line(last.facts.head.epoch, staged.reason)
+            line = self._catalog.begin_line(facts.head.epoch, staged.reason)
             staged = msgspec.structs.replace(staged, line=line.line)
-        elif last.facts.head.id > staged.began_after:
-            self._catalog.add_hole(Hole(staged.line, staged.began_after, last.facts.head.id, staged.reason))
-        done = self._mirroring.replay_rest(self._session, staged, last)
+        elif facts.head.id > staged.began_after:
+            self._catalog.add_hole(Hole(staged.line, staged.began_after, facts.head.id, staged.reason))
+        done = self._mirroring.finish(staged, facts, last.instance)
         self._mirroring.publish()
+        self._seen.drop_beyond(done.line, staged.began_after)
+        self._seen.begin(done.line, done.position.id, done.layout.virtuals)
         return done
 
     # afterwards

@@ -175,6 +175,15 @@ def set_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Seque
             db.execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (table, sequence[table]))
 
 
+def has_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> bool:
+    """Whether all that no trigger sees is already so.
+
+    An INSERT ... SELECT of no row, or one that is ignored, changes sqlite_sequence and logs nothing.
+    """
+    have = (db.pragma("user_version"), db.pragma("application_id"))
+    return have == (facts.user_version, facts.application_id) and has_sequence(db, dict(facts.sequence), shapes)
+
+
 def has_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Sequence[Shape]) -> bool:
     """Whether sqlite_sequence is already so, for the tables that are captured."""
     captured = {shape.table for shape in shapes if shape.autoincrement}

@@ -15,51 +15,32 @@ import contextlib
 import dataclasses
 import datetime as dt
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
 
-from rollrep.core import sql
 from rollrep.core.clock import iso
-from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
+from rollrep.core.errors import NotRestorable, UsageError
 from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
-from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination import container
-from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
-from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
-from rollrep.destination.mirroring import remove_database, transaction
-from rollrep.destination.partial import copy_tables, wanted_shapes
-from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
-from rollrep.destination.snapshots import copy_database, full_disk_as_oserror, unpack_snapshot
+from rollrep.destination.building import (
+    Plan,
+    Progress,
+    finish,
+    from_archive,
+    from_mirror,
+    read_mirror,
+    stands_at,
+)
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole
+from rollrep.destination.mirror_db import read_state
+from rollrep.destination.mirroring import remove_database
+from rollrep.destination.partial import copy_tables
+from rollrep.destination.shadow_archive import Earlier
+from rollrep.destination.shadow_restore import complaints
+from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.store import Store
-from rollrep.query import all_rows, one_value
-
-Progress = Callable[[str], None]
-"""called with one sentence as each step begins"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a point is restored: this snapshot, then the log rows after it up to `point.id`."""
-
-    point: CatalogPoint
-    snapshot: Snapshot
-    segments: tuple[Segment, ...]
-    tables: tuple[str, ...] = ()
-    """only these, with their indexes; all of the database where empty"""
-    from_mirror: bool = False
-    """the mirror stood at `point` when this was planned; it is copied if it still does"""
-
-    @property
-    def operations(self) -> int:
-        return self.point.id - self.snapshot.id
-
-    @property
-    def bytes_read(self) -> int:
-        """Of snapshot and segments, as they lie on the disk."""
-        return self.snapshot.bytes + sum(segment.bytes for segment in self.segments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +48,12 @@ class Restored:
     point: CatalogPoint
     output: Path
     rows: int
+    earlier: tuple[Earlier, ...] = ()
+    """virtual tables that are as of an earlier log id"""
+    rebuilt: tuple[str, ...] = ()
+    """full-text indexes that were made anew from their content table, as that was at the point"""
+    complaints: tuple[str, ...] = ()
+    """what virtual tables say against themselves"""
 
 
 def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetime | None) -> CatalogPoint:
@@ -189,8 +176,8 @@ def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
 def plan_newest(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
     """As `plan`, for the newest point: the mirror is that state already, where it stands there."""
     stands = False
-    with contextlib.suppress(apsw.Error), contextlib.closing(_read_mirror(store)) as mirror:
-        stands = _is_at(read_state(mirror), point)
+    with contextlib.suppress(apsw.Error), contextlib.closing(read_mirror(store)) as mirror:
+        stands = stands_at(read_state(mirror), point)
     return dataclasses.replace(plan(catalog, point), from_mirror=stands)
 
 
@@ -215,12 +202,12 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
             remove_database(path)
         base = whole if chosen.tables else temporary
         with container.disk_room(output), full_disk_as_oserror():
-            layout = _from_mirror(store, chosen, base, progress)
-            layout = layout or _from_archive(store, catalog, chosen, base, progress)
+            built = from_mirror(store, chosen, base, progress) or from_archive(store, catalog, chosen, base, progress)
             if chosen.tables:
-                layout = copy_tables(whole, temporary, layout, chosen.tables)
+                built = dataclasses.replace(built, layout=copy_tables(whole, temporary, built.layout, chosen.tables))
             progress("checking")
-            rows = _finish(temporary, layout)
+            rows = finish(temporary, built.layout)
+            said = tuple(complaints(temporary, built.layout))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if force:
@@ -232,7 +219,9 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
     finally:
         for path in (whole, temporary):
             remove_database(path)
-    return Restored(chosen.point, output, rows)
+    if chosen.tables:
+        return Restored(chosen.point, output, rows)
+    return Restored(chosen.point, output, rows, built.earlier, built.rebuilt, said)
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -246,101 +235,6 @@ def check_output(output: Path, *, force: bool) -> None:
         )
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
-
-
-def _read_mirror(store: Store) -> apsw.Connection:
-    # A WAL database can't be read without writing its shared memory.
-    db = apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)
-    db.set_busy_timeout(10_000)
-    return db
-
-
-def _is_at(state: State | None, point: CatalogPoint) -> bool:
-    return (
-        state is not None
-        and not state.reason
-        and (state.line, state.position.epoch, state.position.id) == (point.line, point.epoch, point.id)
-    )
-
-
-def _from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> Layout | None:
-    """Copies the mirror to `path`; None where it does not stand at the point (any more)."""
-    if not chosen.from_mirror:
-        return None
-    progress("copying the mirror")
-    try:
-        with contextlib.closing(_read_mirror(store)) as mirror:
-            state = copy_database(mirror, path)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise VerifyFailed(
-            f"{store.mirror} is damaged: {error}",
-            remedy=f"snapshot and archive have the same state: --at point:{chosen.point.point}",
-        ) from error
-    if not _is_at(state, chosen.point):
-        remove_database(path)
-        return None
-    return state.layout
-
-
-def _from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Layout:
-    """The snapshot, and the archive's rows replayed on it."""
-    progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
-    unpack_snapshot(store, chosen.snapshot, path)
-    archive = Archive(store, catalog)
-    with contextlib.closing(open_mirror(path)) as db:
-        state = read_state(db)
-        if state is None or state.position.id != chosen.snapshot.id:
-            raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
-        db.execute("PRAGMA synchronous = OFF")
-        shapes = wanted_shapes(state.layout, chosen.tables)
-        known = {shape.id: shape for shape in shapes}
-        replay = Replay(db, known, ignore_unknown=bool(chosen.tables), finished=True)
-        if chosen.segments:
-            progress(f"replaying {chosen.operations} log rows")
-        after = chosen.snapshot.id
-        for segment in chosen.segments:
-            holds = archive.attach(db, segment)
-            last = min(holds.last, chosen.point.id)
-            with transaction(db):
-                replay.window(after + 1, last)
-                if holds.facts and holds.facts.head.id == last:
-                    apply_facts(db, holds.facts, shapes)
-                for point in holds.points:
-                    if point.id == last and point.sequence is not None:
-                        set_sequence(db, point_sequence(point.sequence, state.layout.encoding), shapes)
-            after = last
-        with transaction(db):
-            replay.finish()
-    return state.layout
-
-
-def _finish(path: Path, layout: Layout) -> int:
-    """Takes out what is ours, checks the whole file, and counts its rows."""
-    with contextlib.closing(open_mirror(path)) as db:
-        return _finish_open(db, layout)
-
-
-def _finish_open(db: apsw.Connection, layout: Layout) -> int:
-    # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute("PRAGMA main.secure_delete = ON").fetchall()
-    db.execute(f"DROP TABLE main.{STATE}")
-    for image in ("batch", "chunk"):
-        db.execute(f"DETACH {image}")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    db.execute("PRAGMA journal_mode = DELETE").fetchall()
-    problems = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
-    if problems != ["ok"]:
-        raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
-    tables = [
-        name
-        for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
-        if not name.startswith(("sqlite_", PREFIX))
-    ]
-    rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
-    if layout.journal_mode == "wal":
-        db.execute("PRAGMA journal_mode = WAL").fetchall()
-    return rows
 
 
 def _rename_to_new(temporary: Path, output: Path) -> None:

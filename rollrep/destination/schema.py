@@ -18,6 +18,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
+from rollrep.destination.inert import Strangers, make_inert
 from rollrep.query import all_rows
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
@@ -38,6 +39,9 @@ _FORBIDDEN = frozenset(
     }
 )
 
+_VIRTUAL = frozenset({apsw.SQLITE_CREATE_VTABLE})
+"""what the text of a virtual table may do besides: its module is an inert one"""
+
 
 def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     """Brings the schema of `db` from `old` to `new`; the shapes whose tables must be copied (again).
@@ -45,6 +49,7 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     Tables to copy are left empty.  Call it inside a transaction.  Raises SchemaProblem with the
     object's name where one can't be made here.
     """
+    make_inert(db, {each.module for layout in (old, new) if layout for each in layout.virtuals})
     wanted = carried(new)
     have = set(carried(old)) if old else set()
     for kind in _DROP_ORDER:
@@ -56,10 +61,11 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
         (kind, name) for kind, name in all_rows(db, "SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL")
     }
     created: set[str] = set()
+    virtual = {each.name for each in new.virtuals}
     for kind in _CREATE_ORDER:
         for item in wanted:
             if item.type == kind and (kind, item.name) not in existing:
-                _create(db, item)
+                _create(db, item, allowed=_VIRTUAL if item.name in virtual else frozenset())
                 created.add(item.name)
     # A table's text may change while its capture goes on (a table that it refers to was renamed): it is
     # made anew here, and so it is empty.
@@ -76,12 +82,18 @@ def carried(layout: Layout) -> list[SchemaObject]:
     return [item for item in layout.objects if item.table.casefold() not in refused]
 
 
-def _create(db: apsw.Connection, item: SchemaObject) -> None:
+def _create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) -> None:
     if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
-        with _only_creating(db):
-            all_rows(db, item.sql)
+        with _only_creating(db, allowed), Strangers(db) as strangers:
+            while True:
+                try:
+                    all_rows(db, item.sql)
+                    break
+                except apsw.SQLError as error:
+                    if item.type != "table" or not strangers.supply(str(error), item.sql):
+                        raise
     except apsw.Error as error:
         raise SchemaProblem(
             f"{item.type} {item.name} can't be made in the mirror: {error}",
@@ -90,9 +102,9 @@ def _create(db: apsw.Connection, item: SchemaObject) -> None:
 
 
 @contextlib.contextmanager
-def _only_creating(db: apsw.Connection) -> Iterator[None]:
+def _only_creating(db: apsw.Connection, allowed: frozenset[int]) -> Iterator[None]:
     def judge(action: int, _a: str | None, _b: str | None, _c: str | None, _d: str | None) -> int:
-        return apsw.SQLITE_DENY if action in _FORBIDDEN else apsw.SQLITE_OK
+        return apsw.SQLITE_DENY if action in _FORBIDDEN - allowed else apsw.SQLITE_OK
 
     db.authorizer = judge
     try:

@@ -27,11 +27,12 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.images import attach_rows
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirror_db import State, open_mirror, read_state, seen_at, write_state
 from rollrep.destination.mirroring import transaction
 from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import carried
+from rollrep.destination.shadows import virtual_names
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.query import all_rows
@@ -70,6 +71,8 @@ class Verified:
 
     tables: list[TableReport] = dataclasses.field(default_factory=list)
     not_compared: list[str] = dataclasses.field(default_factory=list)
+    virtual: list[str] = dataclasses.field(default_factory=list)
+    """virtual tables, which every pull compares whole and makes equal, and so the one at the end of this"""
     schema: list[str] = dataclasses.field(default_factory=list)
     """where the mirror's schema is not the source's, in words"""
     position: Position | None = None
@@ -135,7 +138,9 @@ class _Verifying:
         if self._repaired_from is not None:
             self._end_repair(self._repaired_from)
         # Points that the application wrote meanwhile go into the catalog, and a snapshot is taken if one is due.
+        # Virtual tables are compared row by row in every pull, so also in this one.
         pull(self._store, self._session, self._wishes, _not_shown)
+        self._out.virtual = sorted(each.name for each in self._state.layout.virtuals if self._is_asked(each.name))
         return self._out
 
     def close(self) -> None:
@@ -143,7 +148,7 @@ class _Verifying:
 
     def _next_table(self, done: set[str]) -> Shape | None:
         chosen = [shape for shape in self._state.layout.shapes if self._is_asked(shape.table)]
-        if not chosen:
+        if not chosen and not any(self._is_asked(each.name) for each in self._state.layout.virtuals):
             names = ", ".join(sorted(shape.table for shape in self._state.layout.shapes)) or "none"
             raise UsageError(
                 f"no table of {self._store.job} is called {' or '.join(self._asked.tables)}",
@@ -155,7 +160,7 @@ class _Verifying:
         return not self._asked.tables or any(fnmatch.fnmatchcase(table, glob) for glob in self._asked.tables)
 
     def _left_out(self) -> list[str]:
-        captured = {shape.table for shape in self._state.layout.shapes}
+        captured = {shape.table for shape in self._state.layout.shapes} | virtual_names(self._state.layout)
         refused = {each.table: each.reason for each in self._state.layout.refused}
         objects = [item.name for item in self._state.layout.objects if item.type == "table"]
         others = sorted({*objects, *refused} - captured)
@@ -208,7 +213,9 @@ class _Verifying:
             if self._catch_up() == "mirror":
                 raise SchemaChanged
             return self._state.position.id
-        new = msgspec.structs.replace(state, position=facts.head, time=facts.time)
+        # Virtual tables stay as they are until the pull that ends this.
+        virtual = seen_at(state) if state.layout.virtuals else None
+        new = msgspec.structs.replace(state, position=facts.head, time=facts.time, virtual_as_of=virtual)
         replay = Replay(self._db, {shape.id: shape for shape in state.layout.shapes})
         with transaction(self._db):
             replay.window(batch.first, batch.last)
@@ -246,10 +253,14 @@ class _Verifying:
         self._state = state
 
     def _end_repair(self, began: int) -> None:
-        """A snapshot, for nothing that was archived leads to a repaired row."""
+        """A snapshot, for nothing that was archived leads to a repaired row.
+
+        Where there are virtual tables, the pull that follows brings them to the same moment, and takes it.
+        """
         if self._state.position.id > began:
             self._catalog.add_hole(Hole(self._state.line, began, self._state.position.id, "repair"))
-        take_snapshot(self._store, self._catalog)
+        if not self._state.layout.virtuals:
+            take_snapshot(self._store, self._catalog)
 
 
 def schema_differences(db: apsw.Connection, state: State) -> list[str]:

@@ -123,6 +123,9 @@ def _about(answer: Answer) -> list[Item]:
                 "in the database: PRAGMA journal_mode = WAL",
             )
         )
+    if answer.layout and answer.layout.virtuals:
+        names = ", ".join(each.name for each in answer.layout.virtuals)
+        items.append(Item("virtual", OK, f"{names}: carried as of the end of each pull"))
     for refused in answer.layout.refused if answer.layout else ():
         items.append(Item("capture", WARN, f"table {refused.table} is not carried: {refused.reason}"))
     return items

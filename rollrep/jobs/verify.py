@@ -49,6 +49,7 @@ class SourceResult:
             "time": self.verified.time or None,
             "tables": [_table_json(table) for table in self.verified.tables],
             "schema_differences": self.verified.schema,
+            "virtual": self.verified.virtual,
             "not_compared": self.verified.not_compared,
             "seconds": round(self.seconds, 3),
             "bytes_received": self.bytes_received,
@@ -59,6 +60,10 @@ class SourceResult:
         verified, position = self.verified, self.verified.position
         lines = [f"{self.job}: {each}" for each in verified.schema]
         lines += [f"{self.job}: NOT COMPARED {each}" for each in verified.not_compared]
+        if verified.virtual:
+            lines.append(
+                f"{self.job}: {', '.join(verified.virtual)}: virtual, compared row by row with every pull, and so now"
+            )
         for table in verified.tables:
             if table.compared.differing:
                 count = f"{table.compared.differing:,} of its {table.compared.rows:,} rows"

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import apsw
 
-from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape
+from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row
+from rollrep.source.virtual import owned_tables
 
 BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 MAX_COLUMNS = 1_900
@@ -60,13 +61,10 @@ def inspect(
     Tables outside `include`/`exclude` (shell globs on the name) appear in neither list.
     """
     plans: list[TablePlan] = []
-    refused: list[Refused] = []
+    refused = virtual_tables(db, include, exclude)[1]
     restless = _restless_tables(db)
-    for name, kind, without_rowid in ordinary_tables(db):
+    for name, without_rowid in ordinary_tables(db):
         if not selected(name, include, exclude):
-            continue
-        if kind == "virtual":
-            refused.append(Refused(name, "it is a virtual table (SQLite allows no triggers on it)"))
             continue
         try:
             plans.append(_plan(db, name, without_rowid, name.casefold() in restless))
@@ -85,15 +83,34 @@ def selected(table: str, include: Sequence[str], exclude: Sequence[str]) -> bool
     return wanted and not any(fnmatch.fnmatchcase(table, glob) for glob in exclude)
 
 
-def ordinary_tables(db: apsw.Connection) -> list[tuple[str, str, bool]]:
-    """(name, "table" or "virtual", WITHOUT ROWID) of the application's tables; no shadow tables."""
-    found = all_rows(db, "SELECT name, type, wr FROM pragma_table_list WHERE schema='main'")
+def ordinary_tables(db: apsw.Connection) -> list[tuple[str, bool]]:
+    """(name, WITHOUT ROWID) of the application's tables that triggers may stand on; no shadow tables."""
+    found = all_rows(db, "SELECT name, wr FROM pragma_table_list WHERE schema='main' AND type='table'")
     mine = PREFIX.casefold()
+    shadows = {shadow for owned in owned_tables(db) for shadow in owned.shadows}
     return sorted(
-        (name, kind, bool(without_rowid))
-        for name, kind, without_rowid in found
-        if kind in ("table", "virtual") and not name.casefold().startswith((mine, "sqlite_"))
+        (name, bool(without_rowid))
+        for name, without_rowid in found
+        if not name.casefold().startswith((mine, "sqlite_")) and name not in shadows
     )
+
+
+def virtual_tables(
+    db: apsw.Connection, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[Virtual], list[Refused]]:
+    """The virtual tables that are carried, and those that can't be with the reason; globs as in `inspect`."""
+    virtuals, refused = [], []
+    tables = dict(all_rows(db, "SELECT name, wr FROM pragma_table_list WHERE schema='main'"))
+    for owned in owned_tables(db):
+        if not selected(owned.name, include, exclude):
+            continue
+        try:
+            shadows = tuple(_plan(db, shadow, bool(tables[shadow]), False).shape for shadow in owned.shadows)
+        except ValueError as error:
+            refused.append(Refused(owned.name, f"of a table that it is kept in: {error}"))
+            continue
+        virtuals.append(Virtual(owned.name, owned.module, shadows))
+    return virtuals, refused
 
 
 def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) -> TablePlan:
@@ -148,14 +165,15 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
     )
 
 
-def application_objects(db: apsw.Connection) -> tuple[SchemaObject, ...]:
+def application_objects(db: apsw.Connection, virtuals: Sequence[Virtual]) -> tuple[SchemaObject, ...]:
     """The rows of sqlite_schema that are the application's own, in their order of creation.
 
-    Virtual tables and their shadow tables are not among them: they are not carried.
+    Of virtual tables and shadow tables only those of `virtuals`.
     """
-    skipped = {name for (name,) in all_rows(db,
-        "SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('virtual', 'shadow')"
-    )}  # fmt: skip
+    carried = {table for each in virtuals for table in (each.name, *(shadow.table for shadow in each.shadows))}
+    skipped = {
+        table for owned in owned_tables(db) for table in (owned.name, *owned.shadows) if table not in carried
+    }  # fmt: skip
     rows = all_rows(
         db,
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%'"
@@ -164,10 +182,12 @@ def application_objects(db: apsw.Connection) -> tuple[SchemaObject, ...]:
     return tuple(SchemaObject(*row) for row in rows if row[1] not in skipped and row[2] not in skipped)
 
 
-def layout_of(db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Refused], since: int) -> Layout:
+def layout_of(
+    db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Refused], since: int, virtuals: Sequence[Virtual]
+) -> Layout:
     """Everything the mirror's schema is made from; call it inside a read transaction."""
     return Layout(
-        objects=application_objects(db),
+        objects=application_objects(db, virtuals),
         shapes=tuple(shapes),
         refused=tuple(refused),
         since=since,
@@ -175,6 +195,7 @@ def layout_of(db: apsw.Connection, shapes: Sequence[Shape], refused: Sequence[Re
         page_size=int(db.pragma("page_size")),
         auto_vacuum=int(db.pragma("auto_vacuum")),
         journal_mode=str(db.pragma("journal_mode")),
+        virtuals=tuple(virtuals),
     )
 
 

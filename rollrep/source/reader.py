@@ -125,6 +125,18 @@ class Reader:
         finally:
             self._db.execute("DETACH log_image")
 
+    def rows_image(self, width: int, select: str) -> tuple[int, Image, bytes]:
+        """An image of the rows that `select` gives: how many, what the wire says of it, packed."""
+        self.attach("rows_image")
+        try:
+            self._db.execute(rows_table("rows_image.rows", width))
+            self._db.execute(f"INSERT INTO rows_image.rows {select}")
+            rows = self._db.changes()
+            image, packed = self.pack("rows_image")
+            return rows, image, packed
+        finally:
+            self._db.execute("DETACH rows_image")
+
     def _copy_log(self, after: int, through: int) -> tuple[int, int, tuple[Shape, ...], str]:
         """Copies log rows into the log's image; (first, last, shapes of its rows, proof of the last)."""
         # Rows are mostly of the size of those before them, so the first count is mostly the only one.

@@ -5,6 +5,7 @@
     SendBatches      one short read transaction per batch
     SendChunk, SendStretch, SendGroups, SendRows
                      the log's tail and rows, or digests of rows, in one short read transaction
+    SendShadows      the log's tail and what differs of the shadow tables, in one read transaction
 
 Read-only towards the application's tables, never a checkpoint, no state that outlives the connection.
 
@@ -29,7 +30,7 @@ from rollrep.query import load_digests
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.digests import Digests
 from rollrep.source.forgotten import Forgotten
-from rollrep.source.inspect import layout_of
+from rollrep.source.inspect import layout_of, virtual_tables
 from rollrep.source.install import note_header, renew_epoch, repair
 from rollrep.source.log import (
     Ends,
@@ -43,6 +44,7 @@ from rollrep.source.log import (
     read_meta,
 )
 from rollrep.source.reader import Gone, Reader, slices
+from rollrep.source.shadows import Shadows
 from rollrep.wire import frames, messages
 from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason
 
@@ -110,6 +112,7 @@ class _Server:
         self._meta: Meta | None = None
         self._digest = ""
         self._shapes: dict[int, Shape] = {}
+        self._shadows: dict[str, Shape] = {}
 
     def answer(self, message: messages.FromDestination) -> None:
         if isinstance(message, Hello):
@@ -123,6 +126,8 @@ class _Server:
                 self._send_batches(message)
             elif isinstance(message, messages.SendForgotten):
                 self._send_forgotten(self._db, message)
+            elif isinstance(message, messages.SendShadows):
+                self._send_shadows(self._db, message)
             else:
                 self._send_with_tail(self._db, message)
 
@@ -186,7 +191,8 @@ class _Server:
         proof = proof_of(db, hello.position.id) if hello.position else None
         kind, reason = choose(hello.position, meta, ends, proof)
         shapes = current_shapes(db)
-        layout = layout_of(db, shapes, meta.refused, meta.since)
+        virtuals = virtual_tables(db, meta.include, meta.exclude)[0]
+        layout = layout_of(db, shapes, meta.refused, meta.since, virtuals)
         self._digest = digest_of(layout)
         if hello.position and hello.schema_digest != self._digest:
             # Capture may have been made anew more than once since: what this destination has not seen begins
@@ -197,6 +203,7 @@ class _Server:
         elif not reason and hello.schema_digest != self._digest:
             kind, reason = "mirror", "schema"
         self._meta, self._shapes = meta, {shape.id: shape for shape in shapes}
+        self._shadows = {shape.table: shape for each in virtuals for shape in each.shadows}
         return Answer(
             kind=kind,
             reason=reason,
@@ -278,6 +285,33 @@ class _Server:
             self.say(*found)
         else:
             self.say(messages.Done())
+
+    def _send_shadows(self, db: apsw.Connection, wanted: messages.SendShadows) -> None:
+        reader, meta = self._greeted()
+        if wanted.schema_digest != self._digest or wanted.known.keys() != self._shadows.keys():
+            self.say(messages.Changed())
+            return
+        try:
+            with Shadows(db, reader, self._shadows, wanted) as found:
+                tail, facts = found.read(meta)
+                # Asked after the transaction, as for a chunk.
+                if not is_current(db) or read_meta(db).since != meta.since:
+                    self.say(messages.Changed())
+                    return
+                if tail:
+                    self.say(*tail)
+                if facts is None:
+                    self.say(messages.Done())
+                    return
+                for message, packed in found.rows():
+                    self.say(message, packed)
+                self.say(messages.Shadows(facts, found.complete))
+        except Gone as gone:
+            self._overrun(gone, wanted.position)
+        except apsw.SQLError:
+            if is_current(db):
+                raise
+            self.say(messages.Changed())
 
     def _overrun(self, gone: Gone, after: int) -> None:
         if self._db is not None and gone.oldest <= after + 1:

@@ -12,7 +12,7 @@ import apsw
 from rollrep.core.units import show_bytes, show_duration
 from rollrep.query import one_row, one_value
 from rollrep.source.database import reading
-from rollrep.source.inspect import inspect
+from rollrep.source.inspect import inspect, virtual_tables
 from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, is_current, read_ends, read_meta
 from rollrep.source.tables import FORGOTTEN, LOG, Limits
 
@@ -102,9 +102,11 @@ def read_status(db: apsw.Connection) -> Status:
 def _table_states(db: apsw.Connection) -> dict[str, str]:
     meta = read_meta(db)
     plans, refused = inspect(db, meta.include, meta.exclude)
+    virtuals = virtual_tables(db, meta.include, meta.exclude)[0]
     captured = {shape.table: shape for shape in current_shapes(db)}
     changed = not is_current(db)
     states = {each.table: f"not carried: {each.reason}" for each in refused}
+    states.update({each.name: f"virtual ({each.module}): carried as of the end of each pull" for each in virtuals})
     for plan in plans:
         table = plan.shape.table
         known = captured.get(table)

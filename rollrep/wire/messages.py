@@ -6,6 +6,7 @@
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
     SendForgotten (after, at) ───────────────► Bridge+data | Done (they don't reach back so far) | Changed
     SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Groups+data | Rows+data, or as above
+    SendShadows (position, digests) ─────────► [Batch+data], ShadowRows+data ..., Shadows | Done | Overrun | Changed
     Hello again, at any time after an answer is whole; the end of the stream at any time
 
 A Batch, a Chunk, Groups or Rows announce an image: a zstd-compressed SQLite database that follows in data frames.
@@ -232,10 +233,57 @@ class Bridge(Message, frozen=True):
     image: Image
 
 
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of a table's keys, from the range before it up to and including `through`; None: to the end."""
+
+    through: tuple[str, ...] | None
+    digest: str
+
+
+class SendShadows(Message, frozen=True):
+    """What has changed in shadow tables, and the log after `position`, all of one moment.
+
+    `known` are digests of what the destination has: by table, ranges that cover all keys, in order.
+    """
+
+    position: int
+    seen_at: int
+    """the log id under which the destination has a state of them already; another state must get another id"""
+    schema_digest: str
+    known: dict[str, tuple[Range, ...]]
+    most_bytes: int = 0
+    """where this is not 0: what may be sent at most, and the rest when asked again"""
+
+
+class ShadowRows(Message, frozen=True):
+    """Rows of a shadow table, in the image's table `rows`; what stood in the `ranges` before is gone.
+
+    `ranges` are numbers of the ranges that were asked about.  The first message for a table names all that
+    differ; more may follow with the rest of their rows.  With `through`, the last of them is only given up to
+    that key.
+    """
+
+    table: str
+    ranges: tuple[int, ...]
+    through: tuple[str, ...] | None
+    rows: int
+    image: Image
+
+
+class Shadows(Message, frozen=True):
+    """The answer to SendShadows is whole: the shadow tables as of `facts.head`, unless it is not `complete`."""
+
+    facts: Facts
+    complete: bool
+
+
 Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
-FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows
-FromSource = Answer | Refusal | Batch | Bridge | Done | Overrun | Changed | Chunk | Stretch | Groups | Rows
+FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+FromSource = (
+    Answer | Refusal | Batch | Bridge | Done | Overrun | Changed
+    | Chunk | Stretch | Groups | Rows | ShadowRows | Shadows
+)  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
 _from_destination = msgspec.json.Decoder(FromDestination)

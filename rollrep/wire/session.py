@@ -23,7 +23,7 @@ import msgspec
 from rollrep.core import errors
 from rollrep.core.errors import NotSetUp, RollrepError, Temporary
 from rollrep.wire import frames, messages
-from rollrep.wire.messages import Answer, Batch, Chunk, Done, Image, Message, Overrun, Refusal
+from rollrep.wire.messages import Answer, Batch, Chunk, Done, Image, Message, Overrun, Refusal, ShadowRows, Shadows
 
 MAX_RAW_BYTES = 1 << 30
 """the largest image we unpack; a source never makes one this large unless a single row is"""
@@ -131,6 +131,30 @@ class Session:
                 return tail, (message, b"" if isinstance(message, messages.Stretch) else self._image(message.image))
             elif isinstance(message, Done):
                 return tail, None
+            elif isinstance(message, Overrun):
+                raise LogOverrun(message.oldest)
+            elif isinstance(message, messages.Changed):
+                raise SchemaChanged
+            else:
+                raise self._nonsense(message)
+
+    def shadows(self, ask: messages.SendShadows) -> Iterator[tuple[Batch | ShadowRows, bytes] | Shadows]:
+        """The log after `ask.position`, then what differs of the shadow tables, then Shadows.
+
+        Without Shadows at the end there was too much log: take it, and ask again.  Raises SchemaChanged, LogOverrun.
+        """
+        self._say(ask)
+        while True:
+            message = self._hear()
+            if isinstance(message, Batch):
+                yield message, self._follow_on(message, ask.position)
+            elif isinstance(message, ShadowRows):
+                yield message, self._image(message.image)
+            elif isinstance(message, Shadows):
+                yield message
+                return
+            elif isinstance(message, Done):
+                return
             elif isinstance(message, Overrun):
                 raise LogOverrun(message.oldest)
             elif isinstance(message, messages.Changed):

@@ -1,0 +1,170 @@
+"""Making the file of a point: from the mirror that stands there, or from a snapshot and the archive's rows after it.
+
+    mirror                                   copied, where it is that state, virtual tables too
+    snapshot ──► log rows ──► virtual tables unpacked, replayed up to the point's id
+                     either ──► ours is taken out, the whole file is checked
+
+Knows: snapshots, archive, replay, the mirror, virtual tables' past.  Does not know: which point is meant, the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+
+from rollrep.core import sql
+from rollrep.core.clock import iso
+from rollrep.core.errors import VerifyFailed
+from rollrep.core.nouns import PREFIX, Layout
+from rollrep.destination.archive import Archive, SegmentHolds
+from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
+from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
+from rollrep.destination.shadow_archive import Earlier
+from rollrep.destination.shadow_restore import ShadowRestore, integrity_problems, scratch_beside
+from rollrep.destination.snapshots import copy_database, unpack_snapshot
+from rollrep.destination.store import Store
+from rollrep.query import all_rows, one_value
+
+Progress = Callable[[str], None]
+"""called with one sentence as each step begins"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a point is restored: this snapshot, then the log rows after it up to `point.id`."""
+
+    point: CatalogPoint
+    snapshot: Snapshot
+    segments: tuple[Segment, ...]
+    tables: tuple[str, ...] = ()
+    """only these, with their indexes; all of the database where empty"""
+    from_mirror: bool = False
+    """the mirror stood at `point` when this was planned; it is copied if it still does"""
+
+    @property
+    def operations(self) -> int:
+        return self.point.id - self.snapshot.id
+
+    @property
+    def bytes_read(self) -> int:
+        """Of snapshot and segments, as they lie on the disk."""
+        return self.snapshot.bytes + sum(segment.bytes for segment in self.segments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A file that has the rows of a point, and still what is ours."""
+
+    layout: Layout
+    earlier: tuple[Earlier, ...] = ()
+    """virtual tables that are as of an earlier log id"""
+    rebuilt: tuple[str, ...] = ()
+    """full-text indexes that were made anew from their content table, as that was at the point"""
+
+
+def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> Built | None:
+    """Copies the mirror to `path`; None where it does not stand at the point (any more)."""
+    if not chosen.from_mirror:
+        return None
+    progress("copying the mirror")
+    try:
+        with contextlib.closing(read_mirror(store)) as mirror:
+            state = copy_database(mirror, path)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise VerifyFailed(
+            f"{store.mirror} is damaged: {error}",
+            remedy=f"snapshot and archive have the same state: --at point:{chosen.point.point}",
+        ) from error
+    if not stands_at(state, chosen.point):
+        remove_database(path)
+        return None
+    return Built(state.layout)
+
+
+def read_mirror(store: Store) -> apsw.Connection:
+    """The mirror, to be read from.  A WAL database can't be read without writing its shared memory."""
+    db = apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)
+    db.set_busy_timeout(10_000)
+    return db
+
+
+def stands_at(state: State | None, point: CatalogPoint) -> bool:
+    """Whether a mirror in this state is what was at `point`, its virtual tables too."""
+    return (
+        state is not None
+        and not state.reason
+        and state.virtual_as_of is None
+        and (state.line, state.position.epoch, state.position.id) == (point.line, point.epoch, point.id)
+    )
+
+
+def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Built:
+    """The snapshot, the archive's rows replayed on it, and the virtual tables brought as near as can be."""
+    progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
+    unpack_snapshot(store, chosen.snapshot, path)
+    archive = Archive(store, catalog)
+    with contextlib.closing(open_mirror(path)) as db:
+        state = read_state(db)
+        if state is None or state.position.id != chosen.snapshot.id:
+            raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
+        db.execute("PRAGMA synchronous = OFF")
+        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes}, finished=True)
+        if chosen.segments:
+            progress(f"replaying {chosen.operations} log rows")
+        after = chosen.snapshot.id
+        shadows = ShadowRestore(store, catalog, chosen.point.line, after, chosen.point.id, state.layout)
+        shadows.reached(db, after, scratch_beside(path))
+        for segment in chosen.segments:
+            holds = archive.attach(db, segment)
+            last = min(holds.last, chosen.point.id)
+            for stop in shadows.stops(after, last):
+                with transaction(db):
+                    replay.window(after + 1, stop)
+                after = stop
+                shadows.reached(db, after, scratch_beside(path))
+            with transaction(db):
+                _put_facts(db, holds, last, state.layout)
+        with transaction(db):
+            replay.finish()
+        shadows.finish(db, scratch_beside(path))
+    return Built(state.layout, shadows.earlier, shadows.rebuilt)
+
+
+def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
+    """What a segment says of the moment `last`, beside its rows."""
+    if holds.facts and holds.facts.head.id == last:
+        apply_facts(db, holds.facts, layout.shapes)
+    for point in holds.points:
+        if point.id == last and point.sequence is not None:
+            set_sequence(db, point_sequence(point.sequence, layout.encoding), layout.shapes)
+
+
+def finish(path: Path, layout: Layout) -> int:
+    """Takes out what is ours, checks the whole file, and counts its rows.  Raises VerifyFailed."""
+    with contextlib.closing(open_mirror(path)) as db:
+        # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA main.secure_delete = ON").fetchall()
+        db.execute(f"DROP TABLE main.{STATE}")
+        for image in ("batch", "chunk"):
+            db.execute(f"DETACH {image}")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        problems = integrity_problems(path, layout)
+        if problems != ["ok"]:
+            raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
+        tables = [
+            name
+            for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+            if not name.startswith(("sqlite_", PREFIX))
+        ]
+        rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
+        if layout.journal_mode == "wal":
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+    return rows

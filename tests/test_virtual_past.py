@@ -1,0 +1,164 @@
+"""Virtual tables with all that was built around them: verify, repair, mirroring again by digests, query, restore.
+
+The oracle is a copy of the source at each moment, as in `test_virtual_tables.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import oracle
+import pytest
+from sources import copy_source, session
+from test_virtual_tables import Indexed, assert_searches_alike, rollrep
+
+from rollrep.destination import verify
+from rollrep.destination.mirror_db import state_of
+from rollrep.destination.pull import Wishes
+from rollrep.destination.verify import Asked, verify_against_source
+from rollrep.source.install import install
+from rollrep.source.tables import Limits
+
+
+class Kept(Indexed):
+    """With a configuration, so that the commands can be typed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, seed=5)
+        self.config = folder / "rollrep.toml"
+        self.config.write_text(f'store = "{folder / "store"}"\n[jobs.job]\nsource = "local:{self.path}"\n')
+        self.write(30)
+        self.pull()
+
+    def type(self, *arguments: object, code: int = 0) -> str:
+        done = rollrep("-c", self.config, *arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    def assert_same_now(self) -> None:
+        now = self.folder / "now.db"
+        now.unlink(missing_ok=True)
+        copy_source(self.path, now)
+        oracle.assert_same(now, self.store.mirror)
+        assert_searches_alike(now, self.store.mirror)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    made = Kept(tmp_path)
+    yield made
+    made.close()
+
+
+def damage_note(kept: Kept) -> None:
+    """The mirror, edited by hand where no trigger of the application's says so."""
+    with contextlib.closing(apsw.Connection(str(kept.store.mirror))) as db:
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        db.execute("UPDATE note SET body = body || '!'")
+
+
+def test_verify_compares_virtual_tables_too_when_asked_against_the_source(kept: Kept) -> None:
+    kept.write(5)
+    said = kept.type("verify", "job", "--against-source")
+    assert "bare, grid, old4, outer5, own, place, shape: virtual, compared row by row" in said
+    assert "NOT COMPARED" not in said
+    assert "place: virtual" in kept.type("verify", "job", "--against-source", "--table", "place")
+    kept.assert_same_now()
+
+
+def test_repair_leaves_virtual_tables_right_and_restorable_when_rows_differed(kept: Kept) -> None:
+    before = max(kept.kept)
+    damage_note(kept)
+    kept.write(5)
+    kept.type("verify", "job", "--against-source", code=16)
+    kept.write(5)
+    kept.type("verify", "job", "--against-source", "--repair")
+    kept.assert_same_now()
+    kept.write(5)
+    kept.same()
+    newest = max(kept.kept)
+    for log_id in (before, newest):
+        assert not kept.restored(log_id).earlier
+        oracle.assert_same(kept.kept[log_id], kept.folder / "restored.db")
+        assert_searches_alike(kept.kept[log_id], kept.folder / "restored.db")
+
+
+def test_no_state_is_claimed_for_virtual_tables_when_a_verify_dies_on_its_way(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replays the log as it goes, and virtual tables follow with the pull at its end, which never comes."""
+    calls: list[int] = []
+    whole = verify.pull
+
+    def first_only(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) > 1:
+            raise InterruptedError
+        found = whole(*arguments)  # type: ignore[arg-type]
+        kept.do("INSERT INTO note VALUES (900, 'yew', 'yew')")
+        kept.do("INSERT INTO place VALUES (900, 0, 1, 0, 1, 'there')")
+        return found
+
+    monkeypatch.setattr(verify, "pull", first_only)
+    seen = max(kept.kept)
+    with pytest.raises(InterruptedError), session() as talk, kept.store.locked():
+        verify_against_source(kept.store, talk, Wishes(str(kept.path)), Asked(), lambda _table, _rows: None)
+    state = state_of(kept.store.mirror)
+    assert state is not None and state.position.id > seen == state.virtual_as_of
+    said = kept.type("restore", "job", "-o", kept.folder / "latest.db", "-n")
+    assert "copy the mirror" not in said, "it is of two moments"
+    monkeypatch.undo()
+    kept.same()
+    state = state_of(kept.store.mirror)
+    assert state is not None and state.virtual_as_of is None
+    kept.assert_same_now()
+
+
+def test_mirror_again_carries_virtual_tables_when_the_log_has_forgotten(kept: Kept) -> None:
+    install(kept.db, Limits(keep_rows=40))
+    for _ in range(3):
+        kept.write(60)
+        outcome = kept.pull()
+        assert outcome.answer == "mirror" and outcome.reason == "pruned"
+        assert {each.rung for each in outcome.moved} <= {"digests", "equal"}
+        kept.assert_same_now()
+        kept.point()
+        kept.write(3)
+        kept.same()
+
+
+def test_point_is_searched_when_a_question_is_asked_of_it(kept: Kept) -> None:
+    kept.do("INSERT INTO own VALUES ('sequoia', 'sequoia', 1)")
+    kept.do("INSERT INTO place VALUES (901, 0, 1, 0, 1, 'there')")
+    point = kept.pull().points[-1]
+    kept.do("DELETE FROM own")
+    kept.do("DELETE FROM place")
+    kept.pull()
+    at = ("--at", f"point:{point.point}")
+    found = "SELECT count(*) FROM own WHERE own MATCH 'sequoia'"
+    assert kept.type("query", "job", *at, found).startswith("count(*)\n1\n")
+    assert kept.type("query", "job", *at, "SELECT name FROM place WHERE id = 901").startswith("name\nthere\n")
+    assert kept.type("query", "job", found).startswith("count(*)\n0\n")
+
+
+def test_virtual_table_is_refused_by_name_when_it_alone_is_to_be_restored(kept: Kept) -> None:
+    said = kept.type("restore", "job", "--table", "OUTER5", "-o", kept.folder / "part.db", code=2)
+    assert "OUTER5 is a virtual table" in said and "restore the whole database" in said
+    assert not (kept.folder / "part.db").exists()
+    kept.type("restore", "job", "--table", "note", "-o", kept.folder / "part.db")
+    with contextlib.closing(apsw.Connection(str(kept.folder / "part.db"))) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_schema")]
+    assert names == ["note"]
+
+
+def test_newest_state_is_copied_from_the_mirror_when_virtual_tables_are_of_it(kept: Kept) -> None:
+    kept.write(5)
+    kept.same()
+    assert "would copy the mirror" in kept.type("restore", "job", "-o", kept.folder / "latest.db", "-n")
+    kept.type("restore", "job", "-o", kept.folder / "latest.db")
+    now = kept.kept[max(kept.kept)]
+    oracle.assert_same(now, kept.folder / "latest.db")
+    assert_searches_alike(now, kept.folder / "latest.db")
