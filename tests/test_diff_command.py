@@ -137,7 +137,7 @@ def test_schema_is_told_first_when_it_is_another(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "facts", "remedy"),
     [
-        (("label:one", "label:two", "-t", "acount"), 2, "no table acount", "did you mean account?"),
+        (("label:one", "label:two", "-t", "acount"), 2, "a table acount", "did you mean account?"),
         (("label:none", "latest"), 17, "label 'none'", "rollrep points shop"),
         (("latest", "file:nothing.db"), 2, "no file nothing.db", "file:PATH"),
         (("latest", "file:rollrep.toml"), 2, "no sound SQLite database", "an SQLite database"),

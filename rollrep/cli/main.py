@@ -27,9 +27,10 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, diff, past, query, verify
+    from rollrep.cli import destination, diff, history, past, query, verify
 
-    return destination.COMMANDS | past.COMMANDS | query.COMMANDS | diff.COMMANDS | {"verify": verify.verify_command}
+    looking = query.COMMANDS | history.COMMANDS | diff.COMMANDS
+    return destination.COMMANDS | past.COMMANDS | looking | {"verify": verify.verify_command}
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
