@@ -27,9 +27,9 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, diff, history, past, query, verify
+    from rollrep.cli import destination, diff, history, past, query, undo, verify
 
-    looking = query.COMMANDS | history.COMMANDS | diff.COMMANDS
+    looking = query.COMMANDS | history.COMMANDS | diff.COMMANDS | undo.COMMANDS
     return destination.COMMANDS | past.COMMANDS | looking | {"verify": verify.verify_command}
 
 

@@ -81,8 +81,9 @@ class TableDifference:
 
 @dataclasses.dataclass(frozen=True)
 class RowChange:
-    """Values are tokens, by column; the key's are those that the row is found by."""
+    """Values are tokens, by column; the key's are those that the row is found by.  `number` is its own in its table."""
 
+    number: int
     kind: str
     key: dict[str, str]
     before: dict[str, str] | None
@@ -206,7 +207,7 @@ def rows_of(db: apsw.Connection, table: TableDifference, kinds: Collection[str] 
             _, kind, key, after = right
             right = next(side[1], None)
         assert key is not None
-        yield RowChange(kind, key, before, after)
+        yield RowChange(number, kind, key, before, after)
 
 
 def all_rows_of(db: apsw.Connection, schema: str, shape: Described) -> Iterator[dict[str, str]]:
