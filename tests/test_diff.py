@@ -188,3 +188,18 @@ def test_diff_tells_equal_values_of_another_class_apart(tmp_path: Path) -> None:
         assert [change.key["id"] for change in rows_of(db, table)] == [f"i:{n}" for n in range(1, len(pairs))]
     make_alike(before, after)
     oracle.assert_same(before, after)
+
+
+def test_script_works_when_rows_swap_values_that_must_be_unique(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.db", tmp_path / "after.db"
+    schema = (
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE, b); CREATE UNIQUE INDEX i ON t(lower(b))"
+    )
+    for path, rows in (
+        (before, "(1, 'x', 'm'), (2, 'y', 'n'), (3, 'z', 'o')"),
+        (after, "(1, 'y', 'N'), (2, 'z', 'M'), (4, 'x', 'O')"),
+    ):
+        with contextlib.closing(apsw.Connection(str(path))) as db:
+            db.execute(f"{schema}; INSERT INTO t VALUES {rows}")
+    make_alike(before, after)
+    oracle.assert_same(before, after)
