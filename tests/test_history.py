@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import random
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import anything
@@ -19,6 +21,7 @@ from pair import FollowedPair
 from test_diff import oracle_row
 
 from rollrep.core.errors import MirrorNeeded
+from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.history import RowHistory, Version
 from rollrep.destination.mirror_db import read_state
@@ -30,7 +33,7 @@ from rollrep.source.tables import Limits
 def token(value: tuple[str, object]) -> str:
     kind, held = value
     if kind == "real":
-        return "r:" + __import__("struct").unpack(">d", bytes.fromhex(str(held)))[0].hex()
+        return "r:" + struct.unpack(">d", bytes.fromhex(str(held)))[0].hex()
     return {"null": "n:", "integer": f"i:{held}"}.get(kind, f"{kind[0]}:{held}")
 
 
@@ -127,3 +130,64 @@ def test_history_agrees_with_the_source_when_anything_happens(seed: int, tmp_pat
         model.compare(10)
     finally:
         model.pair.db.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[FollowedPair]:
+    made = FollowedPair(tmp_path)
+    made.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE u(k COLLATE NOCASE PRIMARY KEY, a) WITHOUT ROWID"
+    )
+    for n in range(60):
+        made.do("INSERT OR REPLACE INTO t VALUES (?, ?)", (n % 7, n))
+        made.do("INSERT OR REPLACE INTO u VALUES (?, ?)", ("aA"[n % 2], n))
+        if n % 9 == 0:
+            made.pull()
+    made.pull()
+    yield made
+    made.db.close()
+
+
+ASKED = (("t", ("id",), ("i:3",)), ("t", ("id",), ("i:4",)), ("u", ("k",), ("t:61",)), ("u", ("k",), ("t:41",)))
+
+
+def asked(pair: FollowedPair) -> list[list[Version]]:
+    return [versions_of(pair, *each) for each in ASKED]
+
+
+def test_history_is_the_same_when_the_index_of_keys_is_damaged_or_gone(pair: FollowedPair) -> None:
+    right = asked(pair)
+    assert [len(each) for each in right] == [10, 9, 61, 61]
+    for keys in (b" ", b" 3 ", b"garbage", b""):
+        with contextlib.closing(apsw.Connection(str(pair.store.keys))) as db:
+            db.execute("UPDATE seen SET keys = ?", (keys,))
+            assert db.changes() > 20
+        assert asked(pair) == right
+    with contextlib.closing(apsw.Connection(str(pair.store.keys))) as db:
+        db.execute("UPDATE seen SET keys = (SELECT keys FROM seen s WHERE s.shape = seen.shape LIMIT 1)")
+    assert asked(pair) == right
+    with contextlib.closing(apsw.Connection(str(pair.store.keys))) as db:
+        db.execute("DELETE FROM seen WHERE shape > 0 AND first % 2")
+    assert asked(pair) == right
+    pair.store.keys.write_bytes(b"no database at all" * 100)
+    assert asked(pair) == right
+    pair.store.keys.unlink()
+    assert asked(pair) == right
+    pair.store.keys.unlink()
+    pair.store.keys.mkdir()
+    assert asked(pair) == right
+
+
+def test_history_reads_only_segments_that_hold_the_row_when_their_keys_are_known(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.do("INSERT INTO t VALUES (100, 1)")
+    pair.pull()
+    right = versions_of(pair, "t", ("id",), ("i:100",))
+    read: list[str] = []
+    attach = Archive.attach
+    monkeypatch.setattr(
+        Archive, "attach", lambda self, db, segment: (read.append(segment.path), attach(self, db, segment))[1]
+    )
+    assert versions_of(pair, "t", ("id",), ("i:100",)) == right
+    assert len(read) == 1

@@ -32,6 +32,8 @@ def place(tmp_path: Path) -> Place:
     made.good("pull")
     made.write("INSERT INTO account VALUES (7, 'ben', NULL)")
     made.good("pull")
+    # The index of keys is there.
+    assert made.run("history", "shop", "account", "7").returncode == 0
     return made
 
 

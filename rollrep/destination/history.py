@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from rollrep.core.nouns import MASK_BITS, Layout, Op, Shape
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Segment
 from rollrep.destination.images import TIME
+from rollrep.destination.keys import KeyIndex
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.rows import Key, Row, Scratch, find_key, key_terms, named_tokens, opened, read_row
 from rollrep.destination.snapshots import unpack_snapshot
@@ -116,8 +118,12 @@ class RowHistory:
 
     def versions(self, window: Window) -> Iterator[Version]:
         """Every version, holes among them.  Raises VerifyFailed where a file is damaged."""
-        for version in self._versions(window):
-            yield dataclasses.replace(version, encoding=self._encoding)
+        self._index = KeyIndex(self._store.keys)
+        with contextlib.closing(self._index):
+            for line, segments in itertools.groupby(self._catalog.segments(), lambda each: each.line):
+                self._index.forget_before(line, next(segments).first)
+            for version in self._versions(window):
+                yield dataclasses.replace(version, encoding=self._encoding)
 
     def _versions(self, window: Window) -> Iterator[Version]:
         for stretch in stretches(self._catalog, window):
@@ -167,7 +173,7 @@ class RowHistory:
         row = read_row(base, shape, key)
         changed = tuple(row or ())
         yield Version("found", snapshot.line, snapshot.id, iso(snapshot.time), row, changed)
-        reader = _Reader(self._archive, state.layout, shape, key)
+        reader = _Reader(self._archive, self._index, state.layout, shape, key)
         with contextlib.closing(reader):
             fold = _Fold(reader, stretch, row, base)
             yield from fold.versions()
@@ -267,7 +273,8 @@ class _Fold:
 class _Reader:
     """What the archive says of one table's rows; one segment after the other is attached as `batch`."""
 
-    def __init__(self, archive: Archive, layout: Layout, shape: Shape, key: Key) -> None:
+    def __init__(self, archive: Archive, index: KeyIndex, layout: Layout, shape: Shape, key: Key) -> None:
+        self._index = index
         self.shape = shape
         self.key = key
         self.encoding = layout.encoding
@@ -289,8 +296,8 @@ class _Reader:
         columns = [f"v{n}" for n in range(self.shape.key_width)]
         terms, bound = key_terms(self.shape, key or self.key, columns)
         found: list[Event] = []
-        for segment in segments:
-            if self._attach(segment):
+        for segment, is_known in self._index.may_hold(segments, self.shape, key or self.key):
+            if self._attach(segment, learn=not is_known):
                 found += self._read(f"{terms} AND id > {after:d}", bound)
         return found
 
@@ -331,13 +338,15 @@ class _Reader:
                 row = {**row, **each.values}
         return row
 
-    def _attach(self, segment: Segment) -> bool:
+    def _attach(self, segment: Segment, *, learn: bool = False) -> bool:
         """Whether it holds rows of the shape."""
         if segment != self._attached:
             self._attached = None
             holds = self._archive.attach(self._db, segment)
             self._attached = segment
             self._has_shape = any(shape.id == self.shape.id for shape in holds.shapes)
+            if learn:
+                self._index.learn(self._db, segment, holds.shapes)
         return self._has_shape
 
     def _read(self, condition: str, bound: Sequence[object], limit: str = "") -> list[Event]:
