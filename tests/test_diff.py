@@ -17,10 +17,13 @@ import apsw
 import oracle
 import pytest
 from draws import SeededDraw, create, migrate, write
+from test_replication import SEEDS, Life
 
 from rollrep.core.literals import literal, read_value, value_column
+from rollrep.destination.catalog import Catalog
 from rollrep.destination.changeset import write_changeset
 from rollrep.destination.differences import beside, compare, rows_of
+from rollrep.destination.restore import plan, restorable, restore
 from rollrep.destination.script import script
 
 
@@ -203,3 +206,29 @@ def test_script_works_when_rows_swap_values_that_must_be_unique(tmp_path: Path) 
             db.execute(f"{schema}; INSERT INTO t VALUES {rows}")
     make_alike(before, after)
     oracle.assert_same(before, after)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", list(SEEDS)[:6])
+def test_script_leads_from_point_to_point_when_applications_are_random(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(seed + 2000, tmp_path, monkeypatch)
+    try:
+        for _ in range(5):
+            life.rng.choice([life.write, life.pull_while_writing, life.point])()
+            life.pull()
+        life.compare()
+    finally:
+        life.close()
+    with Catalog(life.store.catalog) as catalog:
+        points = restorable(catalog)
+        for one, other in [life.rng.sample(points, 2) for _ in range(2)] if len(points) > 1 else []:
+            before, after, kept = (tmp_path / f"{name}.db" for name in ("one", "other", "kept"))
+            for point, path in ((one, before), (other, after), (one, kept)):
+                restore(life.store, catalog, plan(catalog, point), path, force=True, progress=lambda _: None)
+            make_alike(before, after)
+            oracle.assert_same(before, after)
+            assert oracle.dbhash(before) == oracle.dbhash(after)
+            make_alike(before, kept)
+            oracle.assert_same(before, kept)

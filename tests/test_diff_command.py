@@ -93,6 +93,8 @@ def test_sql_of_diff_makes_the_one_the_other_when_a_shell_runs_it(place: Place) 
 
 def test_changeset_is_written_and_what_it_lacks_is_named_when_a_table_has_no_key(place: Place) -> None:
     output = place.folder / "shop.changeset"
+    assert diff(place, "label:one", "label:two", "--changeset", output, "-n") == diff(place, "label:one", "label:two")
+    assert not output.exists()
     done = place.run("diff", "shop", "label:one", "label:two", "--changeset", output)
     assert done.returncode == 3
     assert "shop: plain is not in the changeset: it has no PRIMARY KEY" in done.stderr

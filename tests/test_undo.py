@@ -193,6 +193,9 @@ def test_undo_writes_a_file_when_it_is_asked_to(place: Place) -> None:
     said = undo(place, "--output", output)
     assert said == f"{output}: takes 6 rows back; read it, then: sqlite3 app.db < undo.sql\n"
     refusal(place, 2, ("undo", "shop", "label:one", "label:two", "-o", output), "exists already")
+    other = place.folder / "other.sql"
+    assert undo(place, "-n", "-o", other) == "would take 6 rows back, of owner, account\n"
+    assert not other.exists()
     told = only_object(undo(place, "--json"))
     assert (told["rows"], told["refused"], told["tables"]) == (6, {}, ["owner", "account"])
     assert told["sql"] + "\n" == output.read_text()

@@ -34,6 +34,7 @@ SIGNS = {"removed": "-", "added": "+", "changed": "~", "moved": "~"}
     "--changeset", type=click.Path(path_type=Path, readable=False), help="Write this file: a changeset of SQLite's."
 )
 @click.option("--force", is_flag=True, help="Replace the changeset's file if it exists.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write no changeset; say what differs.")
 @config_option
 @json_option
 @click.pass_context
@@ -47,6 +48,7 @@ def diff_command(
     how: str,
     changeset: Path | None,
     force: bool,
+    dry_run: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +65,7 @@ def diff_command(
     from rollrep.destination.restore import check_output
 
     store = store_for(ctx, config, job)
-    if changeset:
+    if changeset and not dry_run:
         check_output(changeset.absolute(), force=force)
     with naming(job), Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
         chosen = [resolve(catalog, job, text) for text in (before, after)]
@@ -73,7 +75,7 @@ def diff_command(
         found = compare(db, tables)
         told: dict[str, Any] = {"job": job, "a": a, "b": b, "not_compared": found.not_compared}
         missing = {name: f"{name} was not compared: {why}" for name, why in found.not_compared.items()}
-        if changeset:
+        if changeset and not dry_run:
             left_out = write_changeset(db, found, first, changeset.absolute())
             missing |= {name: f"{name} is not in the changeset: {why}" for name, why in left_out.items()}
             size = changeset.stat().st_size

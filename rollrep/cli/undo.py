@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rollrep.core.errors import SchemaProblem, UsageError
 @click.option("--key", "keys", multiple=True, help="Only the row with this key, or COLUMN=VALUE; with one --table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, readable=False), help="Write the script to this file.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write no script; say what it would take back.")
 @config_option
 @json_option
 @click.pass_context
@@ -36,6 +38,7 @@ def undo_command(
     keys: tuple[str, ...],
     output: Path | None,
     force: bool,
+    dry_run: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -50,12 +53,12 @@ def undo_command(
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.differences import all_tables, beside, compare
     from rollrep.destination.restore import check_output
-    from rollrep.destination.undo import is_meant, plan_undo, undo_script
+    from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
 
     if keys and len(tables) != 1:
         raise UsageError("--key is of one table", remedy="name it: --table TABLE")
     store = store_for(ctx, config, job)
-    if output:
+    if output and not dry_run:
         check_output(output.absolute(), force=force)
     with naming(job), Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
         chosen = [resolve(catalog, job, text) for text in (before, after)]
@@ -71,13 +74,21 @@ def undo_command(
         _require_rows(undo, keys, tables)
         told = {"job": job, "a": a, "b": b, "rows": undo.rows, "refused": undo.refused}
         told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
-        lines = [*_header(job, a, b, undo), *undo_script(db, found, undo, wanted)]
-        if output:
-            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
+        if dry_run:
+            said = (
+                f"would take {undo.rows:,} rows back, of {', '.join(table.name for table in undo.tables) or 'no table'}"
+            )
+            emit(as_json, "undo", {"dry_run": True, **told}, said)
+        elif output:
+            write_lines(output.absolute(), lines)
             said = f"{output}: takes {undo.rows:,} rows back; read it, then: sqlite3 app.db < {output.name}"
             emit(as_json, "undo", {**told, "output": str(output)}, said)
+        elif as_json:
+            emit(True, "undo", {**told, "sql": "\n".join(lines)})
         else:
-            emit(as_json, "undo", {**told, "sql": "\n".join(lines)}, *lines)
+            for line in lines:
+                click.echo(line)
     for name, why in undo.refused.items():
         say(f"{job}: {name} is not taken back: {why}")
     if undo.refused:

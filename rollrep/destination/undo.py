@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import apsw
 
 from rollrep.core import sql
 from rollrep.core.literals import as_json, literal, shown
 from rollrep.core.nouns import PREFIX
+from rollrep.destination import container
 from rollrep.destination.described import ANY_COLUMN, Described, schema_rows
 from rollrep.destination.differences import (
     ADDED,
@@ -277,6 +279,17 @@ def _broken_at_a(db: apsw.Connection, tables: list[str]) -> int:
 
 def _broken(tables: list[str]) -> str:
     return " UNION ALL ".join(f"SELECT 1 FROM pragma_foreign_key_check({sql.text(name)})" for name in tables)
+
+
+def write_lines(output: Path, lines: Iterable[str]) -> None:
+    """Writes a script, whole or not at all."""
+    part = output.with_name(f".{output.name}{container.TEMPORARY}")
+    try:
+        with container.disk_room(output), part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def is_meant(change: RowChange, words: Sequence[str], primary_key: Sequence[str], encoding: str) -> bool:
