@@ -85,9 +85,9 @@ def diff_command(
             _emit_sql(as_json, db, found, told)
         else:
             _emit_rows(as_json, db, found, told, with_rows=how == "rows")
+    for line in missing.values():
+        say(f"{job}: {line}")
     if missing:
-        for line in missing.values():
-            say(f"{job}: {line}")
         raise_partly(as_json, len(missing))
 
 

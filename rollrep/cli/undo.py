@@ -76,10 +76,8 @@ def undo_command(
         told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
         lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
         if dry_run:
-            said = (
-                f"would take {undo.rows:,} rows back, of {', '.join(table.name for table in undo.tables) or 'no table'}"
-            )
-            emit(as_json, "undo", {"dry_run": True, **told}, said)
+            names = ", ".join(table.name for table in undo.tables) or "no table"
+            emit(as_json, "undo", {"dry_run": True, **told}, f"would take {undo.rows:,} rows back, of {names}")
         elif output:
             write_lines(output.absolute(), lines)
             said = f"{output}: takes {undo.rows:,} rows back; read it, then: sqlite3 app.db < {output.name}"
@@ -89,6 +87,10 @@ def undo_command(
         else:
             for line in lines:
                 click.echo(line)
+    _say_refused(job, undo, as_json)
+
+
+def _say_refused(job: str, undo: Any, as_json: bool) -> None:
     for name, why in undo.refused.items():
         say(f"{job}: {name} is not taken back: {why}")
     if undo.refused:
