@@ -153,3 +153,24 @@ def test_diff_refuses_when_it_is_asked_for_what_is_not_there(
     assert (done.returncode, done.stdout) == (code, "")
     *_, said, following = done.stderr.splitlines()
     assert facts in said and remedy in following
+
+
+def test_virtual_table_is_named_when_a_file_has_one(place: Place) -> None:
+    with contextlib.closing(apsw.Connection(str(place.folder / "fts.db"))) as db:
+        db.execute("CREATE VIRTUAL TABLE search USING fts5(a); INSERT INTO search VALUES ('x'); CREATE TABLE t(a)")
+    done = place.run("diff", "file:fts.db", "file:fts.db")
+    assert done.returncode == 2
+    done = place.run("diff", "shop", "file:fts.db", "file:fts.db", "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["not_compared"] == {"search": "it is a virtual table"}
+    assert json.loads(done.stdout)["tables"] == []
+    done = place.run("diff", "shop", "file:fts.db", "label:one", "--sql", "--table", "account")
+    assert (done.returncode, "search" in done.stdout) == (0, False)
+
+
+def test_diff_leaves_no_file_behind_when_it_is_done(place: Place) -> None:
+    diff(place, "label:one", f"file:{place.db}")
+    names = place.names()
+    for how in ("--summary", "--rows", "--sql"):
+        diff(place, "label:one", f"file:{place.db}", how)
+    assert place.names() == names

@@ -89,6 +89,20 @@ def shown(token: str, encoding: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 12]}…{text[-6:]} ({len(text)})"
 
 
+def folded(token: str, encoding: str) -> str:
+    """The same for any two values that some collation of SQLite's own finds equal; perhaps for others, too.
+
+    >>> folded("t:4120", "UTF-8") == folded("t:61", "UTF-8"), folded("i:1", "") == folded("r:0x1p+0", "")
+    (True, True)
+    """
+    kind, _, rest = token.partition(":")
+    if kind == "t":
+        return "t:" + bytes.fromhex(rest).decode(encoding, "replace").casefold().rstrip(" ")
+    if kind in "ir":
+        return f"n:{float(rest) if kind == 'i' else float.fromhex(rest)}".replace("-0.0", "0.0")
+    return token.upper()
+
+
 def _real(number: float) -> str:
     if math.isinf(number):
         return "9e999" if number > 0 else "-9e999"

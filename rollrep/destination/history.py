@@ -26,7 +26,7 @@ import apsw
 
 from rollrep.core.clock import iso
 from rollrep.core.errors import UsageError, VerifyFailed
-from rollrep.core.literals import read_value, shown, value_column
+from rollrep.core.literals import folded, read_value, shown, value_column
 from rollrep.core.nouns import MASK_BITS, Layout, Op, Shape
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Segment
@@ -261,7 +261,10 @@ class _Fold:
         reader = self._reader
         most = MOST_LOOKED_AT if reader.shape.touches_logged else None
         for other in reader.others(self._stretch.segments, after, before, most):
-            whole = other.values if other.op == Op.PUT else reader.patched(self._stretch, self._base, other)
+            whole: Row | None = other.values
+            if other.op == Op.PATCH:
+                may_collide = reader.may_collide(self.row, other)
+                whole = reader.patched(self._stretch, self._base, other) if may_collide else None
             if whole is not None and reader.scratch.is_replaced(reader.key, self.row, whole):
                 self.row = None
                 other_key = (f"{name}={shown(whole[name], reader.encoding)}" for name in reader.shape.key)
@@ -320,11 +323,16 @@ class _Reader:
             if left is not None and left <= 0:
                 return
 
-    def patched(self, stretch: Stretch, base: apsw.Connection, event: Event) -> Row | None:
-        """The whole row that a PATCH made; None where it changed nothing that must be unique."""
+    def may_collide(self, row: Row, event: Event) -> bool:
+        """Whether a PATCH gave another row a value that must be unique and may be `row`'s."""
         unique = set(self.shape.unique_columns)
-        if "*" not in unique and not unique & event.values.keys():
-            return None
+        return "*" in unique or any(
+            folded(event.values[name], self.encoding) == folded(row[name], self.encoding)
+            for name in unique & event.values.keys()
+        )
+
+    def patched(self, stretch: Stretch, base: apsw.Connection, event: Event) -> Row | None:
+        """The whole row that a PATCH made."""
         key = tuple(event.values[name] for name in self.shape.key)
         row = read_row(base, self.shape, key)
         for each in self.events(stretch.segments, stretch.snapshot.id, key):

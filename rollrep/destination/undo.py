@@ -24,7 +24,7 @@ from pathlib import Path
 import apsw
 
 from rollrep.core import sql
-from rollrep.core.literals import as_json, literal, shown
+from rollrep.core.literals import as_json, folded, literal, shown
 from rollrep.core.nouns import PREFIX
 from rollrep.destination import container
 from rollrep.destination.described import ANY_COLUMN, Described, schema_rows
@@ -208,21 +208,15 @@ class _Table:
         for change in moved:
             for column in columns:
                 assert change.after is not None
-                at_b.setdefault((column, self._folded(change.after[column])), []).append(change.number)
+                at_b.setdefault((column, folded(change.after[column], self._encoding)), []).append(change.number)
         found: set[int] = set()
         for change in moved:
             for column in columns:
                 assert change.before is not None
-                others = at_b.get((column, self._folded(change.before[column])), [])
+                others = at_b.get((column, folded(change.before[column], self._encoding)), [])
                 if change.before[column] != "n:" and any(number != change.number for number in others):
                     found |= {change.number, *others}
         return frozenset(found)
-
-    def _folded(self, token: str) -> str:
-        kind, _, rest = token.partition(":")
-        if kind == "t":
-            return "t:" + bytes.fromhex(rest).decode(self._encoding, "replace").casefold().rstrip(" ")
-        return f"number:{float.fromhex(rest)}" if kind == "r" else f"number:{float(rest)}" if kind == "i" else token
 
     def _is_as_at_b(self, change: RowChange) -> str:
         key = where_key(self._shape, change.key, self._encoding)
