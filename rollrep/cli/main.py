@@ -28,9 +28,10 @@ class Lazy(Suggesting):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, past, query, verify
+    from rollrep.cli import destination, diff, history, past, query, undo, verify
 
-    return destination.COMMANDS | past.COMMANDS | query.COMMANDS | {"verify": verify.verify_command}
+    looking = query.COMMANDS | history.COMMANDS | diff.COMMANDS | undo.COMMANDS
+    return destination.COMMANDS | past.COMMANDS | looking | {"verify": verify.verify_command}
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,6 +7,7 @@
       archive/         segments, verbatim
       snapshots/       the mirror at points
       cache/           restored points that were looked at; it may be removed any time
+      keys.db          which segments speak of which rows; it may be removed any time
       lock             held by the kernel for whoever works here; its text names them
 
 Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
@@ -42,6 +43,7 @@ class Store:
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"
         self.cache = self.folder / "cache"
+        self.keys = self.folder / "keys.db"
 
     def exists(self) -> bool:
         return self.catalog.is_file()

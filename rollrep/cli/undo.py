@@ -1,0 +1,133 @@
+"""The script that takes rows back on the live source; printed, and never run by rollrep."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rollrep.cli.diff import raise_partly, require_tables, resolve, said_state, state
+from rollrep.cli.options import config_option, naming, store_for
+from rollrep.cli.output import emit, json_option, reporting, say
+from rollrep.core.errors import SchemaProblem, UsageError
+
+
+@click.command("undo")
+@click.argument("job")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("-t", "--table", "tables", multiple=True, help="Only this table; repeatable.")
+@click.option("--key", "keys", multiple=True, help="Only the row with this key, or COLUMN=VALUE; with one --table.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, readable=False), help="Write the script to this file.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write no script; say what it would take back.")
+@config_option
+@json_option
+@click.pass_context
+@reporting("undo")
+def undo_command(
+    ctx: click.Context,
+    job: str,
+    before: str,
+    after: str,
+    tables: tuple[str, ...],
+    keys: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    dry_run: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the SQL script that takes back what happened to JOB between A and B.
+
+    A and B are moments as --at takes them. The script is for the live source, beside its application: read it, then run
+    it there with SQLite's shell. It takes a row back only where the row is still exactly as it was at B; others are
+    left alone and listed as conflicts. rollrep never runs it.
+
+    Ends with 3 when a table can't be taken back, because it is another at A than at B; it is named.
+    """
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.differences import all_tables, beside, compare
+    from rollrep.destination.restore import check_output
+    from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
+
+    if keys and len(tables) != 1:
+        raise UsageError("--key is of one table", remedy="name it: --table TABLE")
+    store = store_for(ctx, config, job)
+    if output and not dry_run:
+        check_output(output.absolute(), force=force)
+    with naming(job), Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
+        chosen = [resolve(catalog, job, text) for text in (before, after)]
+        (first, a), (second, b) = (inside.enter_context(state(store, catalog, each)) for each in chosen)
+        db = inside.enter_context(beside(first, second))
+        require_tables(tables, all_tables(db))
+        found = compare(db, tables)
+
+        def wanted(table: Any, change: Any) -> bool:
+            return not keys or is_meant(change, keys, table.after.primary_key if table.after else (), found.encoding)
+
+        undo = plan_undo(db, found, wanted)
+        _require_rows(undo, keys, tables)
+        told = {"job": job, "a": a, "b": b, "rows": undo.rows, "refused": undo.refused}
+        told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
+        lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
+        if dry_run:
+            names = ", ".join(table.name for table in undo.tables) or "no table"
+            emit(as_json, "undo", {"dry_run": True, **told}, f"would take {undo.rows:,} rows back, of {names}")
+        elif output:
+            write_lines(output.absolute(), lines)
+            said = f"{output}: takes {undo.rows:,} rows back; read it, then: sqlite3 app.db < {output.name}"
+            emit(as_json, "undo", {**told, "output": str(output)}, said)
+        elif as_json:
+            emit(True, "undo", {**told, "sql": "\n".join(lines)})
+        else:
+            for line in lines:
+                click.echo(line)
+    _say_refused(job, undo, as_json)
+
+
+def _say_refused(job: str, undo: Any, as_json: bool) -> None:
+    for name, why in undo.refused.items():
+        say(f"{job}: {name} is not taken back: {why}")
+    if undo.refused:
+        raise_partly(as_json, len(undo.refused))
+
+
+def _require_rows(undo: Any, keys: tuple[str, ...], tables: tuple[str, ...]) -> None:
+    if undo.rows:
+        return
+    if undo.refused:
+        name, why = next(iter(undo.refused.items()))
+        raise SchemaProblem(
+            f"{name} can't be taken back: {why}", remedy="see what differs: rollrep diff JOB A B --rows"
+        )
+    if keys:
+        raise UsageError(
+            f"no row {' '.join(keys)} of {tables[0]} differs between A and B",
+            remedy=f"see which do: rollrep diff JOB A B --rows --table {tables[0]}",
+        )
+
+
+def _header(job: str, a: dict[str, Any], b: dict[str, Any], undo: Any) -> Iterator[str]:
+    # The shell must stop at the first error, or it would go on outside of the transaction.
+    yield ".bail on"
+    yield ".timeout 10000"
+    yield f"-- Takes back what happened to {job} between"
+    yield f"--   A  {said_state(a)}, and"
+    yield f"--   B  {said_state(b)}."
+    yield f"-- {undo.rows:,} rows of {len(undo.tables)} tables. Made by rollrep, and not run by it: read it first."
+    yield "-- Run it on the live source, beside its application:  sqlite3 app.db < this file"
+    yield "-- It is one transaction. A row is taken back only if it still is exactly as it was at B; every other one is"
+    yield "-- left alone and listed as a conflict. What AUTOINCREMENT remembers stays as it is."
+    if undo.triggers:
+        names = ", ".join(" ".join(name.split()) for name in undo.triggers)
+        yield f"-- CAREFUL: these triggers of the application will fire: {names}"
+    if not undo.rows:
+        yield "-- Nothing differs."
+
+
+COMMANDS: dict[str, click.Command] = {"undo": undo_command}
