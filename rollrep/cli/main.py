@@ -27,9 +27,11 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, past, query, verify
+    from rollrep.cli import destination, keeping, past, query, verify
 
-    return destination.COMMANDS | past.COMMANDS | query.COMMANDS | {"verify": verify.verify_command}
+    rooms = (destination, past, query, keeping)
+    commands = {name: command for room in rooms for name, command in room.COMMANDS.items()}
+    return commands | {"verify": verify.verify_command}
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -26,8 +26,10 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
 from rollrep.destination.mirror_db import open_mirror, read_state
 from rollrep.destination.mirroring import remove_database
+from rollrep.destination.notes import UNREADABLE, note_path, read_note
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
+from rollrep.destination.trash import find_file
 from rollrep.query import all_rows
 
 Progress = Callable[[str, int], None]
@@ -104,7 +106,7 @@ class _AtRest:
         return not sound
 
     def _snapshot(self, snapshot: Snapshot) -> bool:
-        path = self._store.folder / snapshot.path
+        path = find_file(self._store, snapshot.path)
         raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
         try:
             with self._looking_at(path) as sound:
@@ -161,7 +163,14 @@ class _AtRest:
         self._out.problems.append(Problem(str(path), text))
 
     def _strangers(self) -> None:
-        known = {each.path for each in self._catalog.segments()} | {each.path for each in self._catalog.snapshots()}
+        snapshots = self._catalog.snapshots()
+        for each in snapshots:
+            if read_note(self._store, each) is UNREADABLE:
+                self._problem(
+                    self._store.folder / note_path(each.path), "it can't be read; its snapshot counts as pinned"
+                )
+        known = {each.path for each in self._catalog.segments()} | {each.path for each in snapshots}
+        known |= {note_path(each.path) for each in snapshots}
         for folder in (self._store.archive, self._store.snapshots):
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and str(path.relative_to(self._store.folder)) not in known:

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from rollrep import __version__
-from rollrep.core.clock import from_iso
+from rollrep.core.clock import from_iso, now
 from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
@@ -34,6 +34,7 @@ from rollrep.destination.replay import Replay, apply_facts, has_sequence
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
+from rollrep.destination.trash import empty_trash
 from rollrep.wire.messages import Answer, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
@@ -87,6 +88,7 @@ def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> 
     Raises core's errors; whatever was archived or committed before one stays, and is gone on from.
     """
     store.sweep()
+    empty_trash(store, now())
     with Catalog(store.catalog, create=True) as catalog:
         return _Pull(store, catalog, session, wishes, progress).run()
 

@@ -34,6 +34,7 @@ from rollrep.destination.partial import copy_tables, wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.snapshots import copy_database, full_disk_as_oserror, unpack_snapshot
 from rollrep.destination.store import Store
+from rollrep.destination.trash import reading
 from rollrep.query import all_rows, one_value
 
 Progress = Callable[[str], None]
@@ -214,9 +215,9 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
         for path in (whole, temporary):
             remove_database(path)
         base = whole if chosen.tables else temporary
-        with container.disk_room(output), full_disk_as_oserror():
+        with container.disk_room(output), full_disk_as_oserror(), reading(store):
             layout = _from_mirror(store, chosen, base, progress)
-            layout = layout or _from_archive(store, catalog, chosen, base, progress)
+            layout = layout or from_archive(store, catalog, chosen, base, progress).layout
             if chosen.tables:
                 layout = copy_tables(whole, temporary, layout, chosen.tables)
             progress("checking")
@@ -282,8 +283,8 @@ def _from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> 
     return state.layout
 
 
-def _from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Layout:
-    """The snapshot, and the archive's rows replayed on it."""
+def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> State:
+    """The snapshot with the archive's rows replayed on it; the snapshot's state, which still stands in `path`."""
     progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
     unpack_snapshot(store, chosen.snapshot, path)
     archive = Archive(store, catalog)
@@ -294,7 +295,9 @@ def _from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, prog
         db.execute("PRAGMA synchronous = OFF")
         shapes = wanted_shapes(state.layout, chosen.tables)
         known = {shape.id: shape for shape in shapes}
-        replay = Replay(db, known, ignore_unknown=bool(chosen.tables), finished=True)
+        # A snapshot made of the archive has no proof, and may lie between a TOUCHED and the row it announces.
+        in_order = not state.position.proof
+        replay = Replay(db, known, in_order=in_order, ignore_unknown=bool(chosen.tables), finished=True)
         if chosen.segments:
             progress(f"replaying {chosen.operations} log rows")
         after = chosen.snapshot.id
@@ -311,7 +314,7 @@ def _from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, prog
             after = last
         with transaction(db):
             replay.finish()
-    return state.layout
+    return state
 
 
 def _finish(path: Path, layout: Layout) -> int:

@@ -6,6 +6,7 @@
       catalog.db       what exists: lines, segments, points, snapshots, holes, events
       archive/         segments, verbatim
       snapshots/       the mirror at points
+      trash/           what retention let go of, for a day
       cache/           restored points that were looked at; it may be removed any time
       lock             held by the kernel for whoever works here; its text names them
 
@@ -41,6 +42,7 @@ class Store:
         self.catalog = self.folder / "catalog.db"
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"
+        self.trash = self.folder / "trash"
         self.cache = self.folder / "cache"
 
     def exists(self) -> bool:
