@@ -27,9 +27,9 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, keeping, past, query, verify
+    from rollrep.cli import destination, keeping, past, query, timeline, verify
 
-    rooms = (destination, past, query, keeping)
+    rooms = (destination, past, query, keeping, timeline)
     commands = {name: command for room in rooms for name, command in room.COMMANDS.items()}
     return commands | {"verify": verify.verify_command}
 
