@@ -27,9 +27,9 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, keeping, past, query, timeline, verify
+    from rollrep.cli import destination, keeping, past, query, rehearse, timeline, verify
 
-    rooms = (destination, past, query, keeping, timeline)
+    rooms = (destination, past, query, keeping, timeline, rehearse)
     commands = {name: command for room in rooms for name, command in room.COMMANDS.items()}
     return commands | {"verify": verify.verify_command}
 

@@ -8,6 +8,7 @@
       snapshots/       the mirror at points
       trash/           what retention let go of, for a day
       cache/           restored points that were looked at; it may be removed any time
+      rehearsal/       a restore that is being rehearsed; it is empty otherwise
       lock             held by the kernel for whoever works here; its text names them
 
 Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
@@ -44,6 +45,7 @@ class Store:
         self.snapshots = self.folder / "snapshots"
         self.trash = self.folder / "trash"
         self.cache = self.folder / "cache"
+        self.rehearsal = self.folder / "rehearsal"
 
     def exists(self) -> bool:
         return self.catalog.is_file()
@@ -95,10 +97,10 @@ class Store:
     def sweep(self) -> list[Path]:
         """Removes what a killed process left half-written; call it under the lock.
 
-        Not in the cache: readers work there without this lock, and it sweeps itself.
+        Not in the cache and the rehearsal's folder: work goes on there without this lock, and they sweep themselves.
         """
         found = (path for path in self.folder.rglob(f"*{TEMPORARY}*") if path.is_file())
-        leftovers = [path for path in found if self.cache not in path.parents]
+        leftovers = [path for path in found if not {self.cache, self.rehearsal} & set(path.parents)]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers

@@ -150,9 +150,9 @@ def line_seen(
     seen = []
     for hole in holes:
         behind = bisect.bisect_left(ids, hole.until)
-        end = times[behind] if behind < len(ids) else taken.get(hole.until)
-        if end is not None:
-            seen.append(HoleSeen(min(end, time_of(hole.after, end)), end, hole))
+        until = times[behind] if behind < len(ids) else taken.get(hole.until)
+        if until is not None:
+            seen.append(HoleSeen(min(until, time_of(hole.after, until)), until, hole))
     restorable = tuple(
         PointSeen(point, time) for point, time in zip(points, times, strict=True) if reach.covers(story.line, point.id)
     )
