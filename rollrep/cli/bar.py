@@ -25,7 +25,7 @@ REASONS = {
     "schema": "the schema changed",
     "requested": "rollrep mirror",
     "repair": "rollrep verify --repair",
-    "import": "rollrep import",
+    "rebuilt": "only a catalog that is gone knew why",
 }
 MOST_LISTED = 8
 

@@ -27,9 +27,9 @@ class Lazy(click.Group):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, keeping, past, query, rehearse, timeline, verify
+    from rollrep.cli import catalog, destination, keeping, past, query, rehearse, timeline, verify
 
-    rooms = (destination, past, query, keeping, timeline, rehearse)
+    rooms = (destination, past, query, keeping, timeline, rehearse, catalog)
     commands = {name: command for room in rooms for name, command in room.COMMANDS.items()}
     return commands | {"verify": verify.verify_command}
 

@@ -172,7 +172,10 @@ class Catalog:
             if create:
                 self._db.execute(FRESHNESS)
         except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise VerifyFailed(f"{path} is damaged: {error}") from error
+            raise VerifyFailed(
+                f"{path} is damaged: {error}",
+                remedy=f"make it again from the files: rollrep catalog {path.parent.name} --rebuild",
+            ) from error
 
     def __enter__(self) -> Catalog:
         return self
@@ -193,6 +196,13 @@ class Catalog:
         """All lines, oldest first."""
         rows = all_rows(self._db, "SELECT line, epoch, reason, began FROM line ORDER BY line")
         return [LineStory(line, epoch, reason, from_iso(began)) for line, epoch, reason, began in rows]
+
+    def add_line(self, story: LineStory) -> None:
+        """Puts a line that began elsewhere into an empty catalog."""
+        self._db.execute(
+            "INSERT INTO line(line, epoch, reason, began) VALUES (?, ?, ?, ?)",
+            (story.line, story.epoch, story.reason, iso(story.began)),
+        )
 
     def begin_line(self, epoch: str, reason: str) -> Line:
         self._db.execute("INSERT INTO line(epoch, reason, began) VALUES (?, ?, ?)", (epoch, reason, iso(now())))

@@ -87,6 +87,7 @@ def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> 
 
     Raises core's errors; whatever was archived or committed before one stays, and is gone on from.
     """
+    store.require_catalog_of_files()
     store.sweep()
     empty_trash(store, now())
     with Catalog(store.catalog, create=True) as catalog:

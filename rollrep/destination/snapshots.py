@@ -17,9 +17,9 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from rollrep.core.clock import from_iso
+from rollrep.core.clock import from_iso, iso
 from rollrep.core.errors import VerifyFailed
-from rollrep.core.nouns import Position
+from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.mirror_db import State, read_state
@@ -35,6 +35,8 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
     line: int
     position: Position
     time: str
+    points: tuple[Point, ...] = ()
+    """the points that the catalog had there: they outlive the segments that said them first"""
 
 
 def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
@@ -55,7 +57,12 @@ def write_snapshot(store: Store, catalog: Catalog, raw: Path, state: State) -> S
     """The database `raw`, whose state is `state`, as a snapshot in the catalog."""
     stamp = state.time.replace(":", "").replace("-", "")
     path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
-    size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time))
+    points = tuple(
+        Point(each.id, iso(each.time), each.kind, each.label)
+        for each in catalog.points_named(log_id=state.position.id)
+        if each.line == state.line
+    )
+    size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time, points))
     relative = str(path.relative_to(store.folder))
     snapshot = Snapshot(state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size)
     catalog.add_snapshot(snapshot)

@@ -27,7 +27,7 @@ from pathlib import Path
 import filelock
 
 from rollrep.core.clock import iso, now
-from rollrep.core.errors import Locked, NotSetUp, UsageError
+from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
 from rollrep.destination.container import TEMPORARY
 
 
@@ -67,9 +67,22 @@ class Store:
             )
 
     def require(self) -> None:
-        """Raises NotSetUp where nothing was ever pulled."""
+        """Raises NotSetUp where nothing was ever pulled, VerifyFailed where the catalog of what was is gone."""
+        self.require_catalog_of_files()
         if not self.exists():
             raise NotSetUp(f"nothing has been pulled for {self.job} yet", remedy=f"pull it: rollrep pull {self.job}")
+
+    def require_catalog_of_files(self) -> None:
+        """Raises VerifyFailed where there are files and no catalog: a new one would not know of them."""
+        if self.exists() and self.catalog.stat().st_size:
+            return
+        if self.mirror.is_file() or any(
+            path.is_file() for folder in (self.archive, self.snapshots) for path in folder.rglob("*")
+        ):
+            raise VerifyFailed(
+                f"{self.catalog} is gone, and the archive, the snapshots or the mirror of {self.job} are there",
+                remedy=f"make it again from them: rollrep catalog {self.job} --rebuild",
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
