@@ -25,6 +25,7 @@ REASONS = {
     "schema": "the schema changed",
     "requested": "rollrep mirror",
     "repair": "rollrep verify --repair",
+    "import": "rollrep import",
     "rebuilt": "only a catalog that is gone knew why",
 }
 MOST_LISTED = 8
@@ -99,7 +100,9 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
         oldest = min(points, key=lambda each: each.time)
         for what, each in (("oldest", oldest), ("newest", points[-1])):
             said.append(f"{what}  {_local(each.time)}  point {each.point.point}")
-    for line in timeline.lines[1:]:
+    for line in timeline.lines:
+        if line is timeline.lines[0] and line.story.line > 0:
+            continue
         reason = REASONS.get(line.story.reason, line.story.reason)
         said.append(f"line {line.story.line} began {_local(line.story.began)}: {reason}")
     said += _listed([

@@ -28,9 +28,9 @@ class Lazy(Suggesting):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import catalog, destination, keeping, past, query, rehearse, timeline, verify
+    from rollrep.cli import catalog, destination, keeping, past, query, rehearse, timeline, travelling, verify
 
-    rooms = (destination, past, query, keeping, timeline, rehearse, catalog)
+    rooms = (destination, past, query, keeping, timeline, rehearse, catalog, travelling)
     commands = {name: command for room in rooms for name, command in room.COMMANDS.items()}
     return commands | {"verify": verify.verify_command}
 

@@ -101,7 +101,7 @@ def _lanes(timeline: Timeline, span: tuple[dt.datetime, dt.datetime]) -> str:
 
 def _lane(line: LineSeen, span: tuple[dt.datetime, dt.datetime], *, is_present: bool, is_first: bool) -> str:
     why = REASONS.get(line.story.reason, line.story.reason)
-    said = "the first pull" if is_first else f"began {_when(line.story.began)}: {why}"
+    said = "the first pull" if is_first and line.story.line > 0 else f"began {_when(line.story.began)}: {why}"
     name = f"line {line.story.line}" + (", the present one" if is_present else "")
     parts: list[str] = []
     for stretch in line.stretches:

@@ -189,7 +189,8 @@ class Catalog:
         return self._db
 
     def newest_line(self) -> Line | None:
-        row = find_row(self._db, "SELECT line, epoch FROM line ORDER BY line DESC LIMIT 1")
+        """The line that was begun last; never one that was imported, whose numbers are below zero."""
+        row = find_row(self._db, "SELECT line, epoch FROM line WHERE line > 0 ORDER BY line DESC LIMIT 1")
         return Line(*row) if row else None
 
     def line_stories(self) -> list[LineStory]:
@@ -198,15 +199,16 @@ class Catalog:
         return [LineStory(line, epoch, reason, from_iso(began)) for line, epoch, reason, began in rows]
 
     def add_line(self, story: LineStory) -> None:
-        """Puts a line that began elsewhere into an empty catalog."""
+        """Puts in a line that has its number already."""
         self._db.execute(
             "INSERT INTO line(line, epoch, reason, began) VALUES (?, ?, ?, ?)",
             (story.line, story.epoch, story.reason, iso(story.began)),
         )
 
     def begin_line(self, epoch: str, reason: str) -> Line:
-        self._db.execute("INSERT INTO line(epoch, reason, began) VALUES (?, ?, ?)", (epoch, reason, iso(now())))
-        return Line(self._db.last_insert_rowid(), epoch)
+        number = int(one_value(self._db, "SELECT max(0, ifnull(max(line), 0)) + 1 FROM line"))
+        self.add_line(LineStory(number, epoch, reason, now()))
+        return Line(number, epoch)
 
     def add_segment(self, segment: Segment) -> None:
         self._db.execute(

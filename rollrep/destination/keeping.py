@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -25,7 +26,7 @@ from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.at_rest import integrity_problems
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirror_db import State, open_mirror, write_state
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.notes import Note, note_path, read_note, write_note
 from rollrep.destination.restore import Plan, from_archive, plan, plan_newest
@@ -64,23 +65,26 @@ def _from_archive(store: Store, catalog: Catalog, chosen: Plan, progress: Progre
     raw = store.snapshots / f"snapshot.db{container.TEMPORARY}"
     try:
         remove_database(raw)
-        with container.disk_room(raw), full_disk_as_oserror(), reading(store):
-            from_archive(store, catalog, chosen, raw, progress)
-            proof = _proof(store, catalog, chosen)
-            with contextlib.closing(open_mirror(raw)) as db:
-                before = read_state(db)
-                assert before is not None, "a snapshot's state is in it"
-                state = _at(before, chosen.point, proof)
-                with transaction(db):
-                    write_state(db, state)
-                progress("checking")
-                problems = integrity_problems(db)
-                if problems:
-                    raise VerifyFailed(f"the state at that point is not sound: {problems[0]}", remedy="try another")
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            return write_snapshot(store, catalog, raw, state)
+        with container.disk_room(raw), full_disk_as_oserror():
+            return write_snapshot(store, catalog, raw, state_at(store, catalog, chosen, raw, progress))
     finally:
         remove_database(raw)
+
+
+def state_at(store: Store, catalog: Catalog, chosen: Plan, raw: Path, progress: Progress) -> State:
+    """Writes the mirror as it was at a point to `raw`, checked; its state, which is in it."""
+    with reading(store):
+        before = from_archive(store, catalog, chosen, raw, progress)
+        state = _at(before, chosen.point, _proof(store, catalog, chosen)) if chosen.segments else before
+    with contextlib.closing(open_mirror(raw)) as db:
+        with transaction(db):
+            write_state(db, state)
+        progress("checking")
+        problems = integrity_problems(db)
+        if problems:
+            raise VerifyFailed(f"the state at that point is not sound: {problems[0]}", remedy="try another")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return state
 
 
 def _at(state: State, point: CatalogPoint, proof: str) -> State:
