@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.jobs import config as config_module
+from rollrep.jobs.adding import add_job, job_section
 from rollrep.jobs.config import (
     DEFAULT_KEEP,
     Config,
     Job,
     Keep,
-    add_job,
     find_config,
-    job_section,
     line_of,
     load_config,
     parse_config,
@@ -103,7 +102,7 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         (job("", "# every", "evry = 1"), '6: unknown key "evry" in [jobs.shop]; did you mean "every"?'),
         (
             job("colour = 1"),
-            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, '
+            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, rehearse, rehearse_queries, '
             "identity, known_hosts, ssh_config, remote_command",
         ),
         ("\nstroe = 1", '2: unknown key "stroe"; did you mean "store"?'),

@@ -30,7 +30,6 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 LONG = {
     "fixtures/workload.py": "one class of random statements; it is read from top to bottom or not at all",
-    "rollrep/jobs/config.py": "one file format: its reading, its errors, its writing",
 }
 SKIPS = {
     "plugins/rollrep-ping/tests/test_ping.py: importorskip": "it runs without rollrep too; here rollrep is there",

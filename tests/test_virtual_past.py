@@ -13,11 +13,19 @@ import apsw
 import oracle
 import pytest
 from sources import copy_source, session
+from test_rebuild import without_catalog
 from test_virtual_tables import Indexed, assert_searches_alike, rollrep
 
+from rollrep.core.errors import VerifyFailed
 from rollrep.destination import verify
+from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.expire import expire
 from rollrep.destination.mirror_db import state_of
 from rollrep.destination.pull import Wishes
+from rollrep.destination.rebuild import rebuild_catalog
+from rollrep.destination.restore import restorable
+from rollrep.destination.retention import Grid
+from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.verify import Asked, verify_against_source
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
@@ -162,3 +170,85 @@ def test_newest_state_is_copied_from_the_mirror_when_virtual_tables_are_of_it(ke
     now = kept.kept[max(kept.kept)]
     oracle.assert_same(now, kept.folder / "latest.db")
     assert_searches_alike(now, kept.folder / "latest.db")
+
+
+def points_of(kept: Kept) -> dict[int, CatalogPoint]:
+    with Catalog(kept.store.catalog) as catalog:
+        return {point.id: point for point in restorable(catalog)}
+
+
+def test_points_stay_what_they_were_when_the_catalog_was_made_again(kept: Kept) -> None:
+    for _ in range(4):
+        kept.write(4)
+        kept.point()
+        kept.write(4)
+        kept.pull()
+    earlier = {log_id: kept.earlier(log_id) for log_id in points_of(kept)}
+    without_catalog(kept.store)
+    assert rebuild_catalog(kept.store, dry_run=False).damaged == []
+    assert points_of(kept).keys() == earlier.keys()
+    for log_id, before in earlier.items():
+        restored = kept.restored(log_id)
+        late = {each.table for each in restored.earlier}
+        assert kept.earlier(log_id) >= before, "what is not known any more is not claimed"
+        if not late and not restored.rebuilt:
+            oracle.assert_same(kept.kept[log_id], kept.folder / "restored.db")
+    kept.write(3)
+    kept.same()
+    newest = max(kept.kept)
+    assert not kept.restored(newest).earlier
+
+
+def test_change_is_named_and_not_believed_when_it_is_damaged_or_gone(kept: Kept) -> None:
+    kept.snapshot_s = [3600.0]
+    for _ in range(2):
+        kept.write(4)
+        kept.pull()
+    first, second = sorted(kept.store.archive.rglob("*.shadows"))[-2:]
+    whole = first.read_bytes()
+    for damage in (whole[:-1], b""):
+        first.write_bytes(damage)
+        if not damage:
+            first.unlink()
+        said = kept.type("verify", "job", code=16)
+        assert f"{first}: " in said and str(second) not in said
+        with pytest.raises((VerifyFailed, FileNotFoundError), match=first.name):
+            kept.restored(max(kept.kept))
+        without_catalog(kept.store)
+        assert any(first.name in each for each in rebuild_catalog(kept.store, dry_run=False).damaged)
+        with pytest.raises((VerifyFailed, FileNotFoundError), match="shadows"):
+            kept.restored(max(kept.kept))
+
+
+def test_changes_go_to_the_trash_when_the_operations_they_lie_between_do(kept: Kept) -> None:
+    kept.snapshot_s = [0.0]
+    for _ in range(3):
+        kept.write(4)
+        kept.pull()
+    before = sorted(path.name for path in kept.store.archive.rglob("*.shadows"))
+    with Catalog(kept.store.catalog) as catalog:
+        newest = restorable(catalog)[-1]
+        expire(kept.store, catalog, Grid(operations_s=0.0, last=1), newest.time)
+        assert ShadowArchive(kept.store, catalog).files() == []
+    assert sorted(path.name for path in kept.store.trash.rglob("*.shadows")) == before
+    kept.type("verify", "job")
+    assert not kept.restored(newest.id).earlier
+    oracle.assert_same(kept.kept[newest.id], kept.folder / "restored.db")
+    kept.write(4)
+    kept.same()
+    oracle.assert_same(kept.kept[newest.id], kept.folder / "restored.db")
+
+
+def test_point_that_is_not_known_exactly_is_neither_exported_nor_made_a_snapshot(kept: Kept) -> None:
+    kept.snapshot_s = [3600.0]
+    kept.do("INSERT INTO place VALUES (2, 0, 1, 0, 1, 'there')")
+    kept.point()
+    kept.do("INSERT INTO note VALUES (902, 'yew', '')")
+    kept.pull()
+    for command in (("export", "job", kept.folder / "point.rollrep"), ("snapshot", "job")):
+        said = kept.type(*command, "--at", "label:p1", code=17)
+        assert "the virtual table place is not known as it was at this point" in said
+    assert not (kept.folder / "point.rollrep").exists()
+    kept.type("export", "job", kept.folder / "point.rollrep")
+    kept.type("import", kept.folder / "point.rollrep")
+    kept.type("verify", "job")

@@ -15,7 +15,8 @@ from rollrep.cli.options import jobs_of as _jobs
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core.errors import PartlyDone, UsageError
 from rollrep.core.units import show_bytes
-from rollrep.jobs.config import FILE_NAME, Config, Job, add_job
+from rollrep.jobs.adding import add_job, job_section
+from rollrep.jobs.config import FILE_NAME, Config, Job
 
 
 @click.command("init")
@@ -51,7 +52,6 @@ def init_command(
     SOURCE is ssh://[user@]host[:port]/NAME (a name that the key may pull), ssh://host//absolute/path, or
     local:/absolute/path.
     """
-    from rollrep.jobs.config import job_section
     from rollrep.transport.address import parse_address
 
     parse_address(source)

@@ -28,10 +28,25 @@ class Lazy(Suggesting):
 
 
 def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import destination, diff, history, past, query, undo, verify
+    from rollrep.cli import (
+        catalog,
+        destination,
+        diff,
+        history,
+        keeping,
+        past,
+        query,
+        rehearse,
+        timeline,
+        travelling,
+        undo,
+        verify,
+    )  # fmt: skip
 
-    looking = query.COMMANDS | history.COMMANDS | diff.COMMANDS | undo.COMMANDS
-    return destination.COMMANDS | past.COMMANDS | looking | {"verify": verify.verify_command}
+    rooms = (
+        destination, past, query, history, diff, undo, keeping, timeline, rehearse, catalog, travelling, verify,
+    )  # fmt: skip
+    return {name: command for room in rooms for name, command in room.COMMANDS.items()}
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,6 +22,7 @@ from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Line, Segment
 from rollrep.destination.images import attach_log, points_in
 from rollrep.destination.store import Store
+from rollrep.destination.trash import find_file
 from rollrep.wire.messages import Batch
 
 KIND = "segment"
@@ -104,4 +105,4 @@ class Archive:
         ]
 
     def path(self, segment: Segment) -> Path:
-        return self._store.folder / segment.path
+        return find_file(self._store, segment.path)

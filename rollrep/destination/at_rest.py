@@ -24,11 +24,14 @@ from rollrep.core.errors import RollrepError
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
+from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import open_mirror, read_state
 from rollrep.destination.mirroring import remove_database
+from rollrep.destination.notes import UNREADABLE, note_path, read_note
+from rollrep.destination.shadow_archive import Seen, ShadowArchive
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
-from rollrep.query import all_rows
+from rollrep.destination.trash import find_file
 
 Progress = Callable[[str, int], None]
 """called with (what, bytes) as files are read"""
@@ -71,6 +74,7 @@ class _AtRest:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
+        self._shadows = ShadowArchive(store, catalog)
         self._progress = progress
         self._out = AtRest()
 
@@ -84,6 +88,8 @@ class _AtRest:
                 self._store.archive / str(line),
                 f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
             )
+        for seen in self._shadows.files():
+            self._shadow(seen)
         self._mirror(segments, snapshots)
         self._strangers()
         points = self._catalog.points()
@@ -103,15 +109,23 @@ class _AtRest:
                 sound.append(f"the catalog says that it has {segment.bytes} bytes")
         return not sound
 
+    def _shadow(self, seen: Seen) -> None:
+        raw = self._store.archive / f"verify.db{container.TEMPORARY}"
+        try:
+            with self._looking_at(find_file(self._store, str(seen.path))):
+                self._shadows.unpack(seen, raw)
+        finally:
+            remove_database(raw)
+
     def _snapshot(self, snapshot: Snapshot) -> bool:
-        path = self._store.folder / snapshot.path
+        path = find_file(self._store, snapshot.path)
         raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
         try:
             with self._looking_at(path) as sound:
                 unpack_snapshot(self._store, snapshot, raw)
                 with contextlib.closing(open_mirror(raw)) as db:
-                    sound.extend(integrity_problems(db))
                     state = read_state(db)
+                    sound.extend(integrity_problems(db, state.layout if state else None))
                     if state is None or (state.line, state.position.id) != (snapshot.line, snapshot.id):
                         sound.append("it holds another state than its name says")
         finally:
@@ -125,8 +139,8 @@ class _AtRest:
                 self._problem(path, "it is missing; the next pull makes it again")
             return
         with self._looking_at(path) as sound, contextlib.closing(open_mirror(path)) as db:
-            sound.extend(integrity_problems(db))
             state = read_state(db)
+            sound.extend(integrity_problems(db, state.layout if state else None))
             if state is None:
                 sound.append("it says nothing of its position")
                 return
@@ -161,18 +175,18 @@ class _AtRest:
         self._out.problems.append(Problem(str(path), text))
 
     def _strangers(self) -> None:
-        known = {each.path for each in self._catalog.segments()} | {each.path for each in self._catalog.snapshots()}
+        snapshots = self._catalog.snapshots()
+        for each in snapshots:
+            if read_note(self._store, each) is UNREADABLE:
+                self._problem(
+                    self._store.folder / note_path(each.path), "it can't be read; its snapshot counts as pinned"
+                )
+        known = {each.path for each in self._catalog.segments()} | {each.path for each in snapshots}
+        known |= {note_path(each.path) for each in snapshots} | {str(each.path) for each in self._shadows.files()}
         for folder in (self._store.archive, self._store.snapshots):
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and str(path.relative_to(self._store.folder)) not in known:
                     self._out.notes.append(f"{path} is not in the catalog, and is not used")
-
-
-def integrity_problems(db: apsw.Connection) -> list[str]:
-    """What SQLite's own integrity_check says of the main database, a few lines at most; empty where it is sound."""
-    db.execute("PRAGMA ignore_check_constraints = ON").fetchall()
-    lines = [str(row[0]) for row in all_rows(db, "PRAGMA main.integrity_check(3)")]
-    return [] if lines == ["ok"] else lines
 
 
 def gaps(segments: Sequence[Segment], holes: Sequence[Hole]) -> Iterator[tuple[int, int, int]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from rollrep.core import sql
 from rollrep.core.clock import iso
@@ -22,11 +23,13 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
+from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.partial import wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.shadow_archive import Earlier
-from rollrep.destination.shadow_restore import ShadowRestore, integrity_problems, scratch_beside
+from rollrep.destination.shadow_restore import ShadowRestore, scratch_beside
 from rollrep.destination.snapshots import copy_database, unpack_snapshot
 from rollrep.destination.store import Store
 from rollrep.query import all_rows, one_value
@@ -61,6 +64,8 @@ class Plan:
 class Built:
     """A file that has the rows of a point, and still what is ours."""
 
+    state: State
+    """of the snapshot that it was built on, or of the mirror"""
     layout: Layout
     earlier: tuple[Earlier, ...] = ()
     """virtual tables that are as of an earlier log id"""
@@ -84,7 +89,7 @@ def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> B
     if not stands_at(state, chosen.point):
         remove_database(path)
         return None
-    return Built(state.layout)
+    return Built(state, state.layout)
 
 
 def read_mirror(store: Store) -> apsw.Connection:
@@ -114,11 +119,20 @@ def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progr
         if state is None or state.position.id != chosen.snapshot.id:
             raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
         db.execute("PRAGMA synchronous = OFF")
-        replay = Replay(db, {shape.id: shape for shape in state.layout.shapes}, finished=True)
+        shapes = wanted_shapes(state.layout, chosen.tables)
+        # A snapshot made of the archive has no proof, and may lie between a TOUCHED and the row it announces.
+        replay = Replay(
+            db,
+            {shape.id: shape for shape in shapes},
+            in_order=not state.position.proof,
+            ignore_unknown=bool(chosen.tables),
+            finished=True,
+        )
         if chosen.segments:
             progress(f"replaying {chosen.operations} log rows")
         after = chosen.snapshot.id
-        shadows = ShadowRestore(store, catalog, chosen.point.line, after, chosen.point.id, state.layout)
+        layout = msgspec.structs.replace(state.layout, shapes=shapes, virtuals=()) if chosen.tables else state.layout
+        shadows = ShadowRestore(store, catalog, chosen.point.line, after, chosen.point.id, layout)
         shadows.reached(db, after, scratch_beside(path))
         for segment in chosen.segments:
             holds = archive.attach(db, segment)
@@ -129,11 +143,11 @@ def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progr
                 after = stop
                 shadows.reached(db, after, scratch_beside(path))
             with transaction(db):
-                _put_facts(db, holds, last, state.layout)
+                _put_facts(db, holds, last, layout)
         with transaction(db):
             replay.finish()
         shadows.finish(db, scratch_beside(path))
-    return Built(state.layout, shadows.earlier, shadows.rebuilt)
+    return Built(state, state.layout, shadows.earlier, shadows.rebuilt)
 
 
 def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
@@ -156,15 +170,15 @@ def finish(path: Path, layout: Layout) -> int:
             db.execute(f"DETACH {image}")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        problems = integrity_problems(path, layout)
-        if problems != ["ok"]:
-            raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
         tables = [
             name
             for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
             if not name.startswith(("sqlite_", PREFIX))
         ]
         rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
+        problems = integrity_problems(db, layout)
+        if problems:
+            raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
         if layout.journal_mode == "wal":
             db.execute("PRAGMA journal_mode = WAL").fetchall()
     return rows

@@ -42,12 +42,33 @@ CREATE TABLE state(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), points_thr
 INSERT INTO state VALUES (1, 0, 0, NULL);
 PRAGMA user_version = {FORMAT};
 """
+FRESHNESS = "CREATE TABLE IF NOT EXISTS freshness(hour TEXT PRIMARY KEY, pulls, longest_s) WITHOUT ROWID"
+"""how old the mirror had become at most before a pull of that hour; nothing else needs it to be there"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
     line: int
     epoch: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LineStory:
+    """Why and when a line began; `began` is the destination's time."""
+
+    line: int
+    epoch: str
+    reason: str
+    began: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class Freshness:
+    """The pulls of one hour of the source's time, and how old the mirror had become at most before one of them."""
+
+    hour: dt.datetime
+    pulls: int
+    longest_s: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +129,10 @@ class Reach:
         # A snapshot in a hole reaches nothing, and one before it may still reach past it no more.
         return nearest >= 0 and log_id <= stretches[nearest][1]
 
+    def leads(self, before: Snapshot, after: Snapshot) -> bool:
+        """Whether the archive leads from one snapshot to a later one of its line."""
+        return any(begin == before.id and end >= after.id for begin, end in self.stretches.get(before.line, []))
+
 
 def reach_of(segments: Iterable[Segment], snapshots: Iterable[Snapshot]) -> Reach:
     """What these lead to; segments of a line come oldest first.  Pure."""
@@ -144,8 +169,13 @@ class Catalog:
                     remedy="use the rollrep that wrote it",
                 )
             self._db.execute("PRAGMA synchronous = FULL")
+            if create:
+                self._db.execute(FRESHNESS)
         except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise VerifyFailed(f"{path} is damaged: {error}") from error
+            raise VerifyFailed(
+                f"{path} is damaged: {error}",
+                remedy=f"make it again from the files: rollrep catalog {path.parent.name} --rebuild",
+            ) from error
 
     def __enter__(self) -> Catalog:
         return self
@@ -159,12 +189,26 @@ class Catalog:
         return self._db
 
     def newest_line(self) -> Line | None:
-        row = find_row(self._db, "SELECT line, epoch FROM line ORDER BY line DESC LIMIT 1")
+        """The line that was begun last; never one that was imported, whose numbers are below zero."""
+        row = find_row(self._db, "SELECT line, epoch FROM line WHERE line > 0 ORDER BY line DESC LIMIT 1")
         return Line(*row) if row else None
 
+    def line_stories(self) -> list[LineStory]:
+        """All lines, oldest first."""
+        rows = all_rows(self._db, "SELECT line, epoch, reason, began FROM line ORDER BY line")
+        return [LineStory(line, epoch, reason, from_iso(began)) for line, epoch, reason, began in rows]
+
+    def add_line(self, story: LineStory) -> None:
+        """Puts in a line that has its number already."""
+        self._db.execute(
+            "INSERT INTO line(line, epoch, reason, began) VALUES (?, ?, ?, ?)",
+            (story.line, story.epoch, story.reason, iso(story.began)),
+        )
+
     def begin_line(self, epoch: str, reason: str) -> Line:
-        self._db.execute("INSERT INTO line(epoch, reason, began) VALUES (?, ?, ?)", (epoch, reason, iso(now())))
-        return Line(self._db.last_insert_rowid(), epoch)
+        number = int(one_value(self._db, "SELECT max(0, ifnull(max(line), 0)) + 1 FROM line"))
+        self.add_line(LineStory(number, epoch, reason, now()))
+        return Line(number, epoch)
 
     def add_segment(self, segment: Segment) -> None:
         self._db.execute(
@@ -228,19 +272,21 @@ class Catalog:
 
     def add_points(self, line: Line, points: Iterable[Point], through: int) -> list[CatalogPoint]:
         """Records the points that are new; returns those."""
-        added: list[CatalogPoint] = []
-        for point in points:
-            self._db.execute(
-                "INSERT INTO point(line, epoch, id, kind, label, time) SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
-                " (SELECT 1 FROM point WHERE line=?1 AND id=?3 AND kind=?4 AND label IS ?5)",
-                (line.line, line.epoch, point.id, point.kind, point.label, point.time),
-            )
-            if self._db.changes():
-                number = self._db.last_insert_rowid()
-                time = from_iso(point.time)
-                added.append(CatalogPoint(number, line.line, line.epoch, point.id, point.kind, point.label, time))
+        added = [new for point in points if (new := self.add_point(line, point))]
         self._db.execute("UPDATE state SET points_line = ?, points_through = ?", (line.line, through))
         return added
+
+    def add_point(self, line: Line, point: Point) -> CatalogPoint | None:
+        """Records one point; None where it is known already."""
+        self._db.execute(
+            "INSERT INTO point(line, epoch, id, kind, label, time) SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
+            " (SELECT 1 FROM point WHERE line=?1 AND id=?3 AND kind=?4 AND label IS ?5)",
+            (line.line, line.epoch, point.id, point.kind, point.label, point.time),
+        )
+        if not self._db.changes():
+            return None
+        number, time = self._db.last_insert_rowid(), from_iso(point.time)
+        return CatalogPoint(number, line.line, line.epoch, point.id, point.kind, point.label, time)
 
     def points(self) -> list[CatalogPoint]:
         """All of them, oldest line first, in the log's order: order is by id, never by clock."""
@@ -301,8 +347,23 @@ class Catalog:
         ]
 
     def confirm(self, time: str) -> None:
-        """Remembers that the mirror was the source at the source's time `time`."""
-        self._db.execute("UPDATE state SET confirmed = ?", (time,))
+        """Remembers that the mirror was the source at the source's time `time`, and how old it had become before."""
+        before = self.confirmed() or from_iso(time)
+        age_s = max(0.0, (from_iso(time) - before).total_seconds())
+        with self._db:
+            self._db.execute("UPDATE state SET confirmed = ?", (time,))
+            self._db.execute(
+                "INSERT INTO freshness VALUES (?, 1, ?) ON CONFLICT(hour) DO UPDATE SET pulls = pulls + 1,"
+                " longest_s = max(longest_s, excluded.longest_s)",
+                (time[:13], age_s),
+            )
+
+    def freshness(self) -> list[Freshness]:
+        """Hour by hour, oldest first; hours without a pull are missing."""
+        if not one_value(self._db, "SELECT count(*) FROM sqlite_schema WHERE name = 'freshness'"):
+            return []
+        rows = all_rows(self._db, "SELECT hour, pulls, longest_s FROM freshness ORDER BY hour")
+        return [Freshness(from_iso(f"{hour}:00:00.000Z"), pulls, longest_s) for hour, pulls, longest_s in rows]
 
     def confirmed(self) -> dt.datetime | None:
         text = one_value(self._db, "SELECT confirmed FROM state")

@@ -1,24 +1,55 @@
 """Letting go of what `keep` does not ask for: snapshots by the grid, operations by their age.
 
-    line by line:   snapshots ──► retention's verdicts ──► files go, with their reason in the events
+    line by line:   snapshots ──► retention's verdicts ──► to the trash, with their reason in the events
                     segments  ──► those that only lead to before the oldest base that is kept
 
-The newest snapshot of every line stays, and so does the base from which kept operations are replayed, so
-every point younger than `keep.operations` stays restorable.  A file goes before its row does: a process
-that dies in between is finished by the next.
+The plan is made first, and says of every file why it stays or goes, and which points go with it.  The floor: the
+newest snapshot of every line, what is pinned, and the bases from which kept operations are replayed, also behind
+a hole, so every point younger than `keep.operations` stays restorable.  A file goes before its row does: a
+process that dies in between is finished by the next.  While a restore runs nothing goes; the next pull does it.
 
-Knows: retention's plan, the catalog, the folder.  Does not know: why a grid is as it is.
+Knows: retention's plan, the catalog, the folder, the trash.  Does not know: why a grid is as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
+from collections.abc import Sequence
 
-from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.core.clock import iso
+from rollrep.core.clock import now as clock_now
+from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot, reach_of
+from rollrep.destination.notes import note_path, pinned_paths
 from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
+from rollrep.destination.trash import nobody_reads, throw_away
+
+
+@dataclasses.dataclass(frozen=True)
+class FileVerdict:
+    """What becomes of one snapshot or one segment, and why."""
+
+    item: Snapshot | Segment
+    kept: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Expiry:
+    """What stays and what goes: snapshots and segments of each line, oldest first, and the points that go with them."""
+
+    files: tuple[FileVerdict, ...]
+    lost: tuple[CatalogPoint, ...]
+    """points that can be restored now and could not be any more"""
+    points_kept: int
+    oldest_kept: CatalogPoint | None
+
+    @property
+    def going(self) -> list[FileVerdict]:
+        return [each for each in self.files if not each.kept]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,38 +67,101 @@ class _Kept:
         return f"{self.snapshot.line:012d}-{self.snapshot.id:020d}"
 
 
-def expire(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> list[str]:
-    """Removes what nothing keeps; a line of reason for each file.  Call it under the job's lock."""
+def plan_expiry(
+    snapshots: Sequence[Snapshot],
+    segments: Sequence[Segment],
+    points: Sequence[CatalogPoint],
+    pinned: frozenset[str],
+    keep: Grid,
+    now: dt.datetime,
+) -> Expiry:
+    """What `keep` asks for at the source's time `now`; `pinned` are paths of snapshots.  Pure.
+
+    Snapshots and segments come line by line, oldest first, as the catalog gives them.
+    """
+    before = reach_of(segments, snapshots)
+    files: list[FileVerdict] = []
+    for line in sorted({each.line for each in snapshots} | {each.line for each in segments}):
+        mine = [each for each in snapshots if each.line == line]
+        begins = frozenset(
+            _Kept(after).key for first, after in itertools.pairwise(mine) if not before.leads(first, after)
+        )
+        pins = frozenset(_Kept(each).key for each in mine if each.path in pinned)
+        verdicts = plan_snapshots([_Kept(each) for each in mine], keep, now, pinned=pins, begins=begins)
+        files += [FileVerdict(each.item.snapshot, each.kept, each.reason) for each in verdicts]
+        kept = [each.item.snapshot for each in verdicts if each.kept]
+        files += _segments([each for each in segments if each.line == line], kept, keep, now)
+    after = reach_of(
+        [each.item for each in files if each.kept and isinstance(each.item, Segment)],
+        [each.item for each in files if each.kept and isinstance(each.item, Snapshot)],
+    )
+    restorable = [point for point in points if before.covers(point.line, point.id)]
+    stay = [point for point in restorable if after.covers(point.line, point.id)]
+    lost = tuple(point for point in restorable if not after.covers(point.line, point.id))
+    return Expiry(tuple(files), lost, len(stay), stay[0] if stay else None)
+
+
+def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now: dt.datetime) -> list[FileVerdict]:
     if keep.keeps_all:
-        return []
-    reasons: list[str] = []
-    snapshots = catalog.snapshots()
-    for line in sorted({snapshot.line for snapshot in snapshots}):
-        verdicts = plan_snapshots([_Kept(s) for s in snapshots if s.line == line], keep, now)
-        for verdict in verdicts:
-            if not verdict.kept:
-                snapshot = verdict.item.snapshot
-                (store.folder / snapshot.path).unlink(missing_ok=True)
-                catalog.drop_snapshot(snapshot)
-                reasons.append(f"{snapshot.path}: {verdict.reason}")
-        reasons += _expire_segments(store, catalog, line, [v.item.snapshot for v in verdicts if v.kept], keep, now)
-    if reasons:
-        catalog.drop_points_nothing_leads_to()
-        catalog.note("expired", files=reasons)
-    return reasons
-
-
-def _expire_segments(
-    store: Store, catalog: Catalog, line: int, kept: list[Snapshot], keep: Grid, now: dt.datetime
-) -> list[str]:
+        return [FileVerdict(each, True, "no rule is configured") for each in mine]
     horizon = now - dt.timedelta(seconds=keep.operations_s)
     bases = [snapshot for snapshot in kept if snapshot.time <= horizon]
     if not bases:
-        return []
+        return [FileVerdict(each, True, "no snapshot is older than the kept operations") for each in mine]
     base = max(bases, key=lambda snapshot: snapshot.id)
-    reasons = []
-    for segment in catalog.segments_through(line, base.id):
-        (store.folder / segment.path).unlink(missing_ok=True)
-        catalog.drop_segment(segment)
-        reasons.append(f"{segment.path}: older than the operations that are kept")
-    return reasons + ShadowArchive(store, catalog).expire(line, base.id)
+    return [
+        FileVerdict(each, True, f"operations since the base of {iso(base.time)}")
+        if each.last > base.id
+        else FileVerdict(each, False, "older than the operations that are kept")
+        for each in mine
+    ]
+
+
+def expiry_of(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> Expiry:
+    """The plan for a job as it is."""
+    snapshots = catalog.snapshots()
+    return plan_expiry(snapshots, catalog.segments(), catalog.points(), pinned_paths(store, snapshots), keep, now)
+
+
+def expire(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> list[str]:
+    """Lets go of what nothing keeps; a line of reason for each file.  Call it under the job's lock."""
+    if keep.keeps_all:
+        return []
+    return run_expiry(store, catalog, expiry_of(store, catalog, keep, now)) or []
+
+
+def run_expiry(store: Store, catalog: Catalog, plan: Expiry) -> list[str] | None:
+    """Does what was planned; a line of reason for each file, None where somebody reads and nothing was done.
+
+    Call it under the job's lock, which was held while planning, too.
+    """
+    if not plan.going:
+        return []
+    thrown = clock_now()
+    reasons: list[str] = []
+    with nobody_reads(store) as free:
+        if not free:
+            return None
+        for verdict in plan.going:
+            item = verdict.item
+            throw_away(store, item.path, thrown)
+            if isinstance(item, Snapshot):
+                throw_away(store, note_path(item.path), thrown)
+                catalog.drop_snapshot(item)
+            else:
+                catalog.drop_segment(item)
+            reasons.append(f"{item.path}: {verdict.reason}")
+        for line, log_id in _bases(plan).items():
+            reasons += ShadowArchive(store, catalog).expire(line, log_id, lambda path: throw_away(store, path, thrown))
+    catalog.drop_points_nothing_leads_to()
+    catalog.note("expired", files=reasons)
+    return reasons
+
+
+def _bases(plan: Expiry) -> dict[int, int]:
+    """By line, the log id up to which operations go."""
+    found: dict[int, int] = {}
+    for verdict in plan.going:
+        if isinstance(verdict.item, Segment):
+            found[verdict.item.line] = max(verdict.item.last, found.get(verdict.item.line, 0))
+    return found

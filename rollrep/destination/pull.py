@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from rollrep import __version__
-from rollrep.core.clock import from_iso
+from rollrep.core.clock import from_iso, now
 from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
@@ -36,6 +36,7 @@ from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
+from rollrep.destination.trash import empty_trash
 from rollrep.wire.messages import Answer, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
@@ -90,7 +91,9 @@ def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> 
 
     Raises core's errors; whatever was archived or committed before one stays, and is gone on from.
     """
+    store.require_catalog_of_files()
     store.sweep()
+    empty_trash(store, now())
     with Catalog(store.catalog, create=True) as catalog:
         return _Pull(store, catalog, session, wishes, progress).run()
 

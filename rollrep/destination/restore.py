@@ -41,6 +41,7 @@ from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints
 from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.store import Store
+from rollrep.destination.trash import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +202,7 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
         for path in (whole, temporary):
             remove_database(path)
         base = whole if chosen.tables else temporary
-        with container.disk_room(output), full_disk_as_oserror():
+        with container.disk_room(output), full_disk_as_oserror(), reading(store):
             built = from_mirror(store, chosen, base, progress) or from_archive(store, catalog, chosen, base, progress)
             if chosen.tables:
                 built = dataclasses.replace(built, layout=copy_tables(whole, temporary, built.layout, chosen.tables))

@@ -10,9 +10,10 @@ Rules see the source's time of a snapshot, in UTC.  Each hour, day, ISO week or 
 bucket; a rule keeps the newest snapshot of its newest buckets.  Empty buckets do not count, so a source that
 slept for a month loses nothing by it.  Whatever the rules say:
 
-- the newest snapshot stays;
+- the newest snapshot stays, and so does one that is pinned;
 - the operations that are kept can be replayed: their base stays, and so do the bases they will have later, so
-  that a base is never older than twice `operations`;
+  that a base is never older than twice `operations`.  Behind a hole that is true anew: nothing before it leads
+  there, so each stretch between holes has bases of its own for as long as it has operations that are kept;
 - nothing configured means that all stay.
 
 Pure: "now" is data.  Does not know: files, the catalog, the archive.
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -64,13 +65,20 @@ class Verdict(Generic[Item]):
     reason: str
 
 
-def plan_snapshots(snapshots: Sequence[Item], keep: Grid, now: dt.datetime) -> list[Verdict[Item]]:
-    """A verdict for each of `snapshots`, oldest first.
+def plan_snapshots(
+    snapshots: Sequence[Item],
+    keep: Grid,
+    now: dt.datetime,
+    *,
+    pinned: Collection[str] = (),
+    begins: Collection[str] = (),
+) -> list[Verdict[Item]]:
+    """A verdict for each of `snapshots`, oldest first.  `pinned` are keys; `begins` those that nothing leads to.
 
-    Planning again what was kept, at the same `now`, keeps all of it.
+    The order of keys is the order of the log.  Planning again what was kept, at the same `now`, keeps all of it.
     """
     oldest_first = sorted(snapshots, key=lambda each: (each.time, each.key))
-    reasons: list[list[str]] = [[] for _ in oldest_first]
+    reasons: list[list[str]] = [["pinned"] if each.key in pinned else [] for each in oldest_first]
     if oldest_first:
         reasons[-1].append("newest")
     if keep.keeps_all:
@@ -79,10 +87,17 @@ def plan_snapshots(snapshots: Sequence[Item], keep: Grid, now: dt.datetime) -> l
     else:
         for index, reason in _by_rules(oldest_first, keep):
             reasons[index].append(reason)
-        times = [each.time for each in oldest_first]
         by_rules = [bool(each) for each in reasons]
-        for index, reason in _bases(times, by_rules, now, keep.operations_s):
-            reasons[index].append(reason)
+        stretches = _stretches(oldest_first, begins)
+        for number, stretch in enumerate(stretches):
+            if number + 1 < len(stretches):
+                # Its newest operation is not younger than what begins the next stretch.
+                until = min(oldest_first[index].time for index in stretches[number + 1])
+                if (now - until).total_seconds() >= keep.operations_s:
+                    continue
+            times = [oldest_first[index].time for index in stretch]
+            for nth, reason in _bases(times, [by_rules[index] for index in stretch], now, keep.operations_s):
+                reasons[stretch[nth]].append(reason)
     return [
         Verdict(item, bool(why), ", ".join(why) or "no rule keeps it")
         for item, why in zip(oldest_first, reasons, strict=True)
@@ -109,6 +124,16 @@ def _by_rules(oldest_first: Sequence[Dated], keep: Grid) -> Iterator[tuple[int, 
                 break
             seen.add(bucket)
             yield index, f"{rule} {bucket}"
+
+
+def _stretches(oldest_first: Sequence[Dated], begins: Collection[str]) -> list[list[int]]:
+    """The indexes of snapshots with no hole between them; each stretch oldest first, in the order of the log."""
+    found: list[list[int]] = []
+    for index in sorted(range(len(oldest_first)), key=lambda index: oldest_first[index].key):
+        if not found or oldest_first[index].key in begins:
+            found.append([])
+        found[-1].append(index)
+    return [sorted(stretch) for stretch in found]
 
 
 def _bases(

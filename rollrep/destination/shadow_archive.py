@@ -18,7 +18,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ from rollrep.destination import container
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.shadows import Change
 from rollrep.destination.store import Store
+from rollrep.destination.trash import find_file
 from rollrep.query import all_rows, find_row
 
 KIND = "shadows"
@@ -40,9 +41,15 @@ class ChangeHolds(msgspec.Struct, frozen=True):
     """The part of a change's manifest that is a change's own: it leads from `after` to `id`."""
 
     line: int
+    previous: int
+    """the log id of the state that lasted until `after`"""
     after: int
     id: int
     tables: tuple[Shape, ...]
+    changed: tuple[str, ...]
+    """the virtual tables that these are of"""
+    carried: tuple[str, ...]
+    """all virtual tables that there were"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +85,20 @@ class ShadowArchive:
         """Archives a change, before it is made on the mirror; the virtual tables that it changes."""
         tables = {shape.table for shape in change.tables}
         changed = [each.name for each in virtuals if tables & {shadow.table for shadow in each.shadows}]
-        folder = self._store.archive / str(line)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{log_id:012d}.shadows"
-        size = container.write_file(path, KIND, change.path, ChangeHolds(line, after, log_id, change.tables))
-        self._put(line, log_id, after, str(path.relative_to(self._store.folder)), size, changed, virtuals)
+        carried = [each.name for each in virtuals]
+        path = self._store.folder / _path(line, log_id)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        before = self._newest(line, after)
+        previous = before.id if before else after
+        holds = ChangeHolds(line, previous, after, log_id, change.tables, tuple(changed), tuple(carried))
+        size = container.write_file(path, KIND, change.path, holds)
+        self._put(line, log_id, after, _path(line, log_id), size, changed, carried)
         return changed
 
     def begin(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
         """A mirror operation led to `log_id`."""
         if virtuals or self._exists():
-            self._put(line, log_id, log_id, None, 0, [], virtuals)
+            self._put(line, log_id, log_id, None, 0, [], [each.name for each in virtuals])
 
     def unchanged(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
         """The state seen last is still that of the source as of `log_id`."""
@@ -104,13 +114,15 @@ class ShadowArchive:
             if seen.id > log_id:
                 self._drop(seen)
 
-    def expire(self, line: int, base: int) -> list[str]:
-        """Removes the files that only lead to before the snapshot at `base`; what is gone."""
+    def expire(self, line: int, base: int, let_go: Callable[[str], None]) -> list[str]:
+        """Lets go of the files that only lead to before the log id `base`; what is gone."""
         rows = [seen for seen in self._rows(line) if seen.id <= base]
+        for seen in rows:
+            if seen.path:
+                let_go(seen.path)
         for seen in rows[:-1]:
-            self._drop(seen)
+            self._db.execute("DELETE FROM shadow WHERE line = ? AND id = ?", (line, seen.id))
         if rows and rows[-1].path:
-            (self._store.folder / rows[-1].path).unlink(missing_ok=True)
             self._db.execute("UPDATE shadow SET path = NULL WHERE line = ? AND id = ?", (line, rows[-1].id))
         return [f"{seen.path}: older than the operations that are kept" for seen in rows if seen.path]
 
@@ -120,12 +132,39 @@ class ShadowArchive:
 
     def unpack(self, seen: Seen, target: Path) -> Change:
         """Writes a change's database to `target`, checked to its last byte.  Raises VerifyFailed."""
-        path = self._store.folder / str(seen.path)
+        path = find_file(self._store, str(seen.path))
         holds = container.read_holds(path, KIND, ChangeHolds)
         if (holds.line, holds.id) != (seen.line, seen.id):
             raise VerifyFailed(f"{path} holds another change than its name says")
         container.unpack_to(path, KIND, target)
         return Change(target, holds.tables)
+
+    def files(self) -> list[Seen]:
+        """Every change that lies in the archive."""
+        lines = all_rows(self._db, "SELECT DISTINCT line FROM shadow ORDER BY line") if self._exists() else []
+        return [seen for (line,) in lines for seen in self._rows(line) if seen.path]
+
+    def recall(self, path: Path) -> None:
+        """Takes up a change that the catalog does not know, oldest first.
+
+        How long the states before and after it lasted is not in it: no longer than they were seen.  Raises
+        VerifyFailed where it is damaged, or leads on from one that is not there; a restore that needs it will, too.
+        """
+        relative = str(path.relative_to(self._store.folder))
+        line, log_id = int(path.parent.name), int(path.stem)
+        self._put(line, log_id, log_id, relative, path.stat().st_size, [], [])
+        holds = container.read_holds(path, KIND, ChangeHolds)
+        if (holds.line, holds.id) != (line, log_id):
+            raise VerifyFailed(f"{path} leads to log id {holds.id} of line {holds.line}, not where its name says")
+        before = [seen for seen in self._rows(line) if seen.id < log_id]
+        stands = {each.id for each in self._catalog.snapshots() if each.line == line}
+        if not before or (before[-1].id != holds.previous and holds.previous in stands):
+            self._put(line, holds.previous, holds.previous, None, 0, [], holds.carried)
+        elif before[-1].id != holds.previous:
+            self._put(line, log_id, log_id, f"{_path(line, holds.previous)}", 0, [], [])
+            raise VerifyFailed(f"{path} leads on from {_path(line, holds.previous)}, which is missing")
+        self._db.execute("UPDATE shadow SET through = ? WHERE line = ? AND id = ?", (holds.after, line, holds.previous))
+        self._put(line, log_id, holds.after, relative, path.stat().st_size, holds.changed, holds.carried)
 
     def earlier(self, line: int, log_id: int) -> list[Earlier]:
         """The virtual tables that the point at `log_id` can't have exactly, and as of when it has them."""
@@ -143,14 +182,13 @@ class ShadowArchive:
 
     def _put(
         self, line: int, log_id: int, after: int, path: str | None, size: int, changed: Sequence[str],
-        virtuals: Sequence[Virtual],
+        carried: Sequence[str],
     ) -> None:  # fmt: skip
         self._db.execute(TABLE)
-        names = [each.name for each in virtuals]
         self._db.execute(
             "INSERT OR REPLACE INTO shadow(line, id, after, through, path, bytes, changed, carried)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (line, log_id, after, log_id, path, size, json.dumps(list(changed)), json.dumps(names)),
+            (line, log_id, after, log_id, path, size, json.dumps(list(changed)), json.dumps(list(carried))),
         )
 
     def _drop(self, seen: Seen) -> None:
@@ -169,6 +207,10 @@ class ShadowArchive:
             (line,),
         )  # fmt: skip
         return [Seen(*row[:5], *(tuple(json.loads(names)) for names in row[5:])) for row in rows]
+
+
+def _path(line: int, log_id: int) -> str:
+    return f"archive/{line}/{log_id:012d}.shadows"
 
 
 def earlier_at(rows: Sequence[Seen], log_id: int) -> list[Earlier]:

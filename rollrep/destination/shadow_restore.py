@@ -19,7 +19,6 @@ from rollrep.core import sql
 from rollrep.core.nouns import Layout, Virtual
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.container import TEMPORARY
-from rollrep.destination.inert import make_inert
 from rollrep.destination.mirroring import transaction
 from rollrep.destination.shadow_archive import Earlier, ShadowArchive
 from rollrep.destination.shadows import attach_change, detach_change, put_change
@@ -83,19 +82,6 @@ class ShadowRestore:
 def scratch_beside(path: Path) -> Path:
     """Where a change is unpacked while `path` is being made."""
     return path.with_name(f"{path.name}.shadows{TEMPORARY}")
-
-
-def integrity_problems(path: Path, layout: Layout) -> list[str]:
-    """What `integrity_check` says of every b-tree; ["ok"] where all is well.
-
-    Modules are inert here: one that is not known, or a tokenizer that is not, would end the check, and an
-    index that the application itself left out of step with its content is no damage.
-    """
-    with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
-        make_inert(db, {each.module for each in layout.virtuals})
-        # As in the mirror: a row that the application wrote with its checks switched off is no damage.
-        db.execute("PRAGMA ignore_check_constraints = ON").fetchall()
-        return [str(row[0]) for row in db.execute("PRAGMA integrity_check(3)")]
 
 
 def complaints(path: Path, layout: Layout) -> list[str]:

@@ -17,13 +17,14 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from rollrep.core.clock import from_iso
+from rollrep.core.clock import from_iso, iso
 from rollrep.core.errors import VerifyFailed
-from rollrep.core.nouns import Position
+from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.mirror_db import State, read_state
 from rollrep.destination.store import Store
+from rollrep.destination.trash import find_file
 
 KIND = "snapshot"
 
@@ -34,6 +35,8 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
     line: int
     position: Position
     time: str
+    points: tuple[Point, ...] = ()
+    """the points that the catalog had there: they outlive the segments that said them first"""
 
 
 def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
@@ -45,14 +48,24 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
         for existing in catalog.snapshots():
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
-        stamp = state.time.replace(":", "").replace("-", "")
-        path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
-        size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time))
-        relative = str(path.relative_to(store.folder))
-        snapshot = Snapshot(state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size)
-        catalog.add_snapshot(snapshot)
+        return write_snapshot(store, catalog, raw, state)
     finally:
         raw.unlink(missing_ok=True)
+
+
+def write_snapshot(store: Store, catalog: Catalog, raw: Path, state: State) -> Snapshot:
+    """The database `raw`, whose state is `state`, as a snapshot in the catalog."""
+    stamp = state.time.replace(":", "").replace("-", "")
+    path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
+    points = tuple(
+        Point(each.id, iso(each.time), each.kind, each.label)
+        for each in catalog.points_named(log_id=state.position.id)
+        if each.line == state.line
+    )
+    size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time, points))
+    relative = str(path.relative_to(store.folder))
+    snapshot = Snapshot(state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size)
+    catalog.add_snapshot(snapshot)
     return snapshot
 
 
@@ -88,7 +101,7 @@ def full_disk_as_oserror() -> Iterator[None]:
 
 def unpack_snapshot(store: Store, snapshot: Snapshot, target: Path) -> None:
     """Writes the snapshot's database to `target`, checked to its last byte.  Raises VerifyFailed."""
-    path = store.folder / snapshot.path
+    path = find_file(store, snapshot.path)
     holds = container.read_holds(path, KIND, SnapshotHolds)
     if (holds.line, holds.position.id) != (snapshot.line, snapshot.id):
         raise container.damaged(path, "it is a snapshot of another point than its name says")

@@ -6,8 +6,10 @@
       catalog.db       what exists: lines, segments, points, snapshots, holes, events
       archive/         segments, verbatim
       snapshots/       the mirror at points
+      trash/           what retention let go of, for a day
       cache/           restored points that were looked at; it may be removed any time
       keys.db          which segments speak of which rows; it may be removed any time
+      rehearsal/       a restore that is being rehearsed; it is empty otherwise
       lock             held by the kernel for whoever works here; its text names them
 
 Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
@@ -26,7 +28,7 @@ from pathlib import Path
 import filelock
 
 from rollrep.core.clock import iso, now
-from rollrep.core.errors import Locked, NotSetUp, UsageError
+from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
 from rollrep.destination.container import TEMPORARY
 
 
@@ -42,8 +44,10 @@ class Store:
         self.catalog = self.folder / "catalog.db"
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"
+        self.trash = self.folder / "trash"
         self.cache = self.folder / "cache"
         self.keys = self.folder / "keys.db"
+        self.rehearsal = self.folder / "rehearsal"
 
     def exists(self) -> bool:
         return self.catalog.is_file()
@@ -65,9 +69,22 @@ class Store:
             )
 
     def require(self) -> None:
-        """Raises NotSetUp where nothing was ever pulled."""
+        """Raises NotSetUp where nothing was ever pulled, VerifyFailed where the catalog of what was is gone."""
+        self.require_catalog_of_files()
         if not self.exists():
             raise NotSetUp(f"nothing has been pulled for {self.job} yet", remedy=f"pull it: rollrep pull {self.job}")
+
+    def require_catalog_of_files(self) -> None:
+        """Raises VerifyFailed where there are files and no catalog: a new one would not know of them."""
+        if self.exists() and self.catalog.stat().st_size:
+            return
+        if self.mirror.is_file() or any(
+            path.is_file() for folder in (self.archive, self.snapshots) for path in folder.rglob("*")
+        ):
+            raise VerifyFailed(
+                f"{self.catalog} is gone, and the archive, the snapshots or the mirror of {self.job} are there",
+                remedy=f"make it again from them: rollrep catalog {self.job} --rebuild",
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -95,10 +112,10 @@ class Store:
     def sweep(self) -> list[Path]:
         """Removes what a killed process left half-written; call it under the lock.
 
-        Not in the cache: readers work there without this lock, and it sweeps itself.
+        Not in the cache and the rehearsal's folder: work goes on there without this lock, and they sweep themselves.
         """
         found = (path for path in self.folder.rglob(f"*{TEMPORARY}*") if path.is_file())
-        leftovers = [path for path in found if self.cache not in path.parents]
+        leftovers = [path for path in found if not {self.cache, self.rehearsal} & set(path.parents)]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers

@@ -18,6 +18,7 @@ from rollrep.core.units import show_duration
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.mirror_db import refuse_another_source, state_of
 from rollrep.jobs.config import Config, Job
+from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
 from rollrep.jobs.run import options_of, session_with, store_of
 from rollrep.jobs.verify import REST_EVENT, SOURCE_EVENT
 from rollrep.transport.address import parse_address
@@ -140,6 +141,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
             verified = [_verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
+            verified += _rehearsed(job, catalog)
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
     if confirmed is None:
@@ -169,3 +171,24 @@ def _verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
     wrong = f"{told.get('rows_differing', 0):,} rows differed" if told.get("against_source") else "files were damaged"
     again = f"rollrep verify {job.name}" + (" --against-source --repair" if told.get("against_source") else "")
     return Item("verified", FAIL, f"{against} {ago} ago: {wrong}", again, VerifyFailed.exit_code)
+
+
+def _rehearsed(job: Job, catalog: Catalog) -> list[Item]:
+    """What the newest rehearsal found, and whether the next one is due."""
+    command = f"rollrep rehearse {job.name}"
+    last = catalog.last_event(REHEARSAL_EVENT)
+    if last is None:
+        if job.rehearse_s is None:
+            return []
+        return [Item("rehearsed", WARN, "a restore was never rehearsed", command)]
+    when, told = last
+    ago = show_duration(max(0.0, (clock.now() - when).total_seconds()))
+    if not told.get("right"):
+        return [Item("rehearsed", FAIL, f"{ago} ago: {told.get('wrong')}", command, VerifyFailed.exit_code)]
+    asked = len(told.get("queries", ()))
+    said = f"{ago} ago: point {told.get('point')} in {told.get('seconds')} s" + (
+        f", {asked} queries as expected" if asked else ""
+    )
+    if job.rehearse_s is not None and due_in_s(job, catalog) <= 0:
+        return [Item("rehearsed", WARN, f"{said}; every {show_duration(job.rehearse_s)} was wanted", command)]
+    return [Item("rehearsed", OK, said)]

@@ -6,6 +6,8 @@
     every = "10s"                            how often to pull
     snapshot = "1h"                          how often the mirror becomes a snapshot
     keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
+    rehearse = "7d"                          how often a restore is to be rehearsed
+    rehearse_queries = { any = "SELECT 1 FROM orders LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }
     identity, known_hosts, ssh_config, remote_command
 
 Unknown keys are errors, never ignored: a misspelled `keep` must not delete anything.  Each error names file
@@ -46,13 +48,23 @@ Keep = Grid
 DEFAULT_KEEP = Keep(hourly=48, daily=30, monthly=12)
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TOP_KEYS = ("store", "jobs")
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly")
 _PATHS = ("identity", "known_hosts", "ssh_config")
-_JOB_KEYS = ("source", "every", "snapshot", "keep", *_PATHS, "remote_command")
+_JOB_KEYS = ("source", "every", "snapshot", "keep", "rehearse", "rehearse_queries", *_PATHS, "remote_command")
+
+_QUERY_REMEDY = 'write rehearse_queries = { any = "SELECT 1 FROM t LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }'
 
 Keys = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RehearsalQuery:
+    """A question that a restored database is asked: it must give a row, or `equals` as its first value."""
+
+    name: str
+    sql: str
+    equals: int | float | str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,9 @@ class Job:
     every_s: float = 10.0
     snapshot_s: float = 3600.0
     keep: Keep = DEFAULT_KEEP
+    rehearse_s: float | None = None
+    """how often a restore is to be rehearsed; None: nobody asked for it"""
+    rehearse_queries: tuple[RehearsalQuery, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,78 +142,6 @@ def unknown_job(config: Config, name: str) -> UsageError:
     return UsageError(f'no job "{name}" in {config.path}', remedy=remedy)
 
 
-def job_section(name: str, source: str, *, identity: Path | None = None, known_hosts: Path | None = None,
-                ssh_config: Path | None = None, remote_command: str | None = None) -> str:  # fmt: skip
-    """The text that `add_job` adds, for showing it first.
-
-    Paths are as typed: relative ones mean from the present folder, and are written absolute.
-
-    >>> print(job_section("shop", "ssh://backup@shop-prod/shop", identity=Path("~/.ssh/rollrep")), end="")
-    [jobs.shop]
-    source = "ssh://backup@shop-prod/shop"
-    identity = "~/.ssh/rollrep"
-    every = "10s"       # how often to pull
-    snapshot = "1h"     # how often the mirror becomes a snapshot
-    # any moment of the last 7 days; before that the newest snapshot of so many hours, days, months
-    keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
-    """
-    optional = {"identity": identity, "known_hosts": known_hosts, "ssh_config": ssh_config}
-    lines = [f"[jobs.{name if _BARE_KEY.fullmatch(name) else _quoted(name)}]", f"source = {_quoted(source)}"]
-    lines += [f"{key} = {_quoted(_as_typed(value))}" for key, value in optional.items() if value is not None]
-    if remote_command is not None:
-        lines.append(f"remote_command = {_quoted(remote_command)}")
-    lines += [
-        'every = "10s"       # how often to pull',
-        'snapshot = "1h"     # how often the mirror becomes a snapshot',
-        "# any moment of the last 7 days; before that the newest snapshot of so many hours, days, months",
-        'keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_TEMPLATE = """\
-# rollrep: what is pulled from where, how often, and how long it stays.
-# Durations are 10s, 15m, 1h, 7d, 2w.  `rollrep check` says whether all of it works.
-
-store = "./rollrep-data"    # one folder per job inside; relative to this file's folder
-"""
-
-
-def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
-            known_hosts: Path | None = None, ssh_config: Path | None = None,
-            remote_command: str | None = None) -> Job:  # fmt: skip
-    """The job, now also in `path`, which is written if it did not exist.
-
-    What stood there stays, byte for byte; the file is replaced at once or not at all.  UsageError when the
-    name is taken or the file is wrong already.
-    """
-    section = job_section(name, source, identity=identity, known_hosts=known_hosts, ssh_config=ssh_config,
-                          remote_command=remote_command)  # fmt: skip
-    target = path.resolve()  # a link stays a link
-    try:
-        before = target.read_bytes()
-        mode = target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        before, mode = b"", None
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    if not before.strip():
-        before += _TEMPLATE.encode()
-    if name in parse_config(before, path).jobs:
-        raise UsageError(f'{path} has a job "{name}" already', remedy="choose another name, or edit the file")
-    newline = "\r\n" if b"\r\n" in before else "\n"
-    gap = ("" if before.endswith(b"\n") else newline) + newline
-    after = before + (gap + section.replace("\n", newline)).encode(errors="surrogatepass")
-    try:
-        job = parse_config(after, path).jobs[name]
-    except UsageError as error:
-        raise UsageError(f"the job can't be added: {error.facts}", remedy=error.remedy) from None
-    if job.source != source:
-        raise UsageError(f"the source {source!r} can't be written as TOML")
-    _replace(target, after, mode)
-    return job
-
-
 class _Reader:
     """One file's text, on its way to a Config.  `keys` are a path inside it: ("jobs", "shop", "every")."""
 
@@ -232,7 +175,7 @@ class _Reader:
         keys = ("jobs", name)
         if not _JOB_NAME.fullmatch(name):
             remedy = "a name is letters, digits, and . _ - after the first"
-            self._wrong(keys, f"{_quoted(name)} can't be the name of a job", remedy)
+            self._wrong(keys, f"{quoted(name)} can't be the name of a job", remedy)
         table = self._table(value, keys)
         self._known_keys(table, keys, _JOB_KEYS)
         if "source" not in table:
@@ -244,12 +187,31 @@ class _Reader:
                 found[key] = self._path(table[key], (*keys, key))
         if "remote_command" in table:
             found["remote_command"] = self._text(table["remote_command"], (*keys, "remote_command"))
-        for key in ("every", "snapshot"):
+        for key in ("every", "snapshot", "rehearse"):
             if key in table:
                 found[key + "_s"] = self._duration_s(table[key], (*keys, key))
         if "keep" in table:
             found["keep"] = self._keep(table["keep"], (*keys, "keep"))
+        if "rehearse_queries" in table:
+            found["rehearse_queries"] = self._queries(table["rehearse_queries"], (*keys, "rehearse_queries"))
         return Job(name=name, **found)
+
+    def _queries(self, value: object, keys: Keys) -> tuple[RehearsalQuery, ...]:
+        return tuple(self._query(name, each, (*keys, name)) for name, each in self._table(value, keys).items())
+
+    def _query(self, name: str, value: object, keys: Keys) -> RehearsalQuery:
+        if isinstance(value, str):
+            return RehearsalQuery(name, self._text(value, keys))
+        table = self._table(value, keys)
+        self._known_keys(table, keys, ("sql", "equals"))
+        if "sql" not in table:
+            self._wrong(keys, f"{quoted(name)} has no sql", _QUERY_REMEDY)
+        equals = table.get("equals")
+        if "equals" in table and (isinstance(equals, bool) or not isinstance(equals, int | float | str)):
+            self._wrong(
+                (*keys, "equals"), f"{_says((*keys, 'equals'), equals)} is no value", "write a number or a text"
+            )
+        return RehearsalQuery(name, self._text(table["sql"], (*keys, "sql")), equals)
 
     def _keep(self, value: object, keys: Keys) -> Keep:
         table = self._table(value, keys)
@@ -263,15 +225,14 @@ class _Reader:
         for key in table:
             if key not in known:
                 remedy = _did_you_mean(key, known) or f"the keys there are: {', '.join(known)}"
-                self._wrong((*keys, key), f"unknown key {_quoted(key)}{_inside(keys)}", remedy)
+                self._wrong((*keys, key), f"unknown key {quoted(key)}{_inside(keys)}", remedy)
 
     def _table(self, value: object, keys: Keys) -> dict[str, Any]:
         if not isinstance(value, dict):
             like = {"keep": 'keep = { operations = "7d", hourly = 48 }', "jobs": "[jobs.NAME]"}
+            remedy = f"write {like.get(keys[-1], f'[jobs.{keys[-1]}]')}"
             self._wrong(
-                keys,
-                f"{_says(keys, value)} is not a table",
-                f"write {like.get(keys[-1], f'[jobs.{keys[-1]}]')}",
+                keys, f"{_says(keys, value)} is not a table", _QUERY_REMEDY if "rehearse_queries" in keys else remedy
             )
         return value
 
@@ -365,39 +326,11 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """`text` as a TOML basic string: JSON's, but DEL must be escaped too."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _as_typed(path: Path) -> str:
-    return str(path if str(path).startswith("~") else path.absolute())
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{near[0]}"?' if near else ""
-
-
-def _replace(target: Path, data: bytes, mode: int | None) -> None:
-    """`target` holds `data`, also after a power cut; at no moment is it half written."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                if mode is not None:
-                    os.fchmod(file.fileno(), mode)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{target} can't be written: {error.strerror}") from error
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
