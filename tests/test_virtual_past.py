@@ -149,6 +149,9 @@ def test_point_is_searched_when_a_question_is_asked_of_it(kept: Kept) -> None:
     found = "SELECT count(*) FROM own WHERE own MATCH 'sequoia'"
     assert kept.type("query", "job", *at, found).startswith("count(*)\n1\n")
     assert kept.type("query", "job", *at, "SELECT name FROM place WHERE id = 901").startswith("name\nthere\n")
+    refusals = {"place_node": "may not be modified", "own": "does more than read", "note": "does more than read"}
+    for table, said in refusals.items():
+        assert said in kept.type("query", "job", *at, f"DELETE FROM {table}", code=2)
     assert kept.type("query", "job", found).startswith("count(*)\n0\n")
 
 
@@ -215,7 +218,8 @@ def test_change_is_named_and_not_believed_when_it_is_damaged_or_gone(kept: Kept)
         with pytest.raises((VerifyFailed, FileNotFoundError), match=first.name):
             kept.restored(max(kept.kept))
         without_catalog(kept.store)
-        assert any(first.name in each for each in rebuild_catalog(kept.store, dry_run=False).damaged)
+        named = [each for each in rebuild_catalog(kept.store, dry_run=False).damaged if first.name in each]
+        assert named, "what is no change, and what leads on from none, is said"
         with pytest.raises((VerifyFailed, FileNotFoundError), match="shadows"):
             kept.restored(max(kept.kept))
 

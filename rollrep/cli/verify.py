@@ -74,3 +74,6 @@ def verify_command(
     if as_json:
         ctx.exit(wrong.exit_code)
     raise wrong
+
+
+COMMANDS: dict[str, click.Command] = {"verify": verify_command}

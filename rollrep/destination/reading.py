@@ -9,6 +9,7 @@ Knows: what SQLite lets an authorizer see.  Does not know: which file it is.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import apsw
 
 from rollrep.core.errors import UsageError, VerifyFailed
+from rollrep.query import all_rows
 
 _READS = frozenset(
     {
@@ -26,6 +28,7 @@ _READS = frozenset(
         apsw.SQLITE_SAVEPOINT,
     }
 )
+_WRITES = frozenset({apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "writefile", "edit"})
 _READING_PRAGMAS = frozenset(
     {
@@ -49,7 +52,11 @@ def reader(path: Path) -> Iterator[apsw.Connection]:
         db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         db.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
-        db.authorizer = _judge
+        # An R*Tree prepares what writes its shadow tables when it is only read; here nothing can run it.
+        shadows = frozenset(
+            name for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE type = 'shadow'")
+        )
+        db.authorizer = functools.partial(_judge, shadows)
         yield db
 
 
@@ -96,8 +103,11 @@ def _as_usage(path: str) -> Iterator[None]:
         raise UsageError(f"SQLite: {error}") from error
 
 
-def _judge(action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None) -> int:
-    if action in _READS:
+def _judge(
+    shadows: frozenset[str], action: int, first: str | None, second: str | None, _database: str | None,
+    _trigger: str | None,
+) -> int:  # fmt: skip
+    if action in _READS or (action in _WRITES and first in shadows):
         return apsw.SQLITE_OK
     if action == apsw.SQLITE_FUNCTION:
         return apsw.SQLITE_DENY if (second or "").casefold() in _FORBIDDEN_FUNCTIONS else apsw.SQLITE_OK
