@@ -18,6 +18,7 @@ import oracle
 import pytest
 from draws import SeededDraw, create, migrate, write
 from pair import FollowedPair
+from sources import pull_once
 from test_diff import oracle_row
 
 from rollrep.core.errors import MirrorNeeded
@@ -191,3 +192,21 @@ def test_history_reads_only_segments_that_hold_the_row_when_their_keys_are_known
     )
     assert versions_of(pair, "t", ("id",), ("i:100",)) == right
     assert len(read) == 1
+
+
+def test_hole_is_named_when_operations_were_let_go_of(pair: FollowedPair) -> None:
+    pair.do("UPDATE t SET a = 'late' WHERE id = 3")
+    pull_once(pair.store, pair.path, snapshot_s=0)
+    pair.do("UPDATE t SET a = 'later' WHERE id = 3")
+    pair.pull()
+    whole = versions_of(pair, "t", ("id",), ("i:3",))
+    with Catalog(pair.store.catalog) as catalog:
+        [first, last] = catalog.snapshots()
+        for segment in catalog.segments_through(first.line, last.id)[2:]:
+            catalog.drop_segment(segment)
+            (pair.store.folder / segment.path).unlink()
+    cut = versions_of(pair, "t", ("id",), ("i:3",))
+    [at] = [number for number, each in enumerate(cut) if each.what == "hole"]
+    assert "let go of" in cut[at].detail and "not kept any more" in cut[at].detail
+    assert cut[:at] == whole[:at] and len(cut[:at]) > 1
+    assert [each.row and each.row["a"] for each in cut[at + 1 :]] == ["t:6C617465", "t:6C61746572"]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rollrep.cli.options import chosen_point, config_option, naming, store_for
-from rollrep.cli.output import emit, json_option, reporting, say
+from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core.errors import NotRestorable
 from rollrep.core.literals import as_json as value_json
 from rollrep.core.literals import shown
@@ -53,7 +53,8 @@ def history_command(
         ends = [chosen_point(catalog, job, text)[0] if text else None for text in (since, until)]
         window = Window(*((point.line, point.id) if point else None for point in ends))
         key_of, layout = key_meant(store, table, key)
-        versions = list(RowHistory(store, catalog, table, key_of).versions(window))
+        progress = say if somebody_watches() and not as_json else lambda _text: None
+        versions = list(RowHistory(store, catalog, table, key_of, progress).versions(window))
         _require_some(versions, layout, table, key)
         entries = [_entry(version, point) for version, point in _with_points(versions, restorable(catalog))]
     hidden = 0 if limit is None else max(0, len(entries) - limit)

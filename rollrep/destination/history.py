@@ -26,18 +26,17 @@ import apsw
 
 from rollrep.core.clock import iso
 from rollrep.core.errors import UsageError, VerifyFailed
-from rollrep.core.literals import folded, read_value, shown, value_column
-from rollrep.core.nouns import MASK_BITS, Layout, Op, Shape
+from rollrep.core.literals import shown
+from rollrep.core.nouns import Layout, Op, Shape
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Segment
-from rollrep.destination.images import TIME
+from rollrep.destination.catalog import Catalog
 from rollrep.destination.keys import KeyIndex
 from rollrep.destination.mirror_db import read_state
-from rollrep.destination.rows import Key, Row, Scratch, find_key, key_terms, named_tokens, opened, read_row
+from rollrep.destination.row_log import RowLog
+from rollrep.destination.rows import Key, Row, find_key, named_tokens, opened, read_row
 from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
-from rollrep.destination.stretches import Stretch, Window, stretches
-from rollrep.query import all_rows, one_value
+from rollrep.destination.stretches import LET_GO, Stretch, Window, stretches
 
 MOST_LOOKED_AT = 1_000
 """rows behind a TOUCHED that are tried; the one that replaces follows in the same statement"""
@@ -57,17 +56,6 @@ class Version:
     detail: str = ""
     encoding: str = "UTF-8"
     """the database's, in which its texts are"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """A log row about the row in question."""
-
-    id: int
-    time: str
-    op: int
-    values: Row
-    """what a PUT or a PATCH says"""
 
 
 KeyOf = Callable[[Layout, Shape, apsw.Connection], Key | None]
@@ -108,12 +96,20 @@ def key_meant(store: Store, table: str, words: Sequence[str]) -> tuple[KeyOf, La
 class RowHistory:
     """The history of one row of `table`: the one whose key is `key_of` each state that a stretch begins with."""
 
-    def __init__(self, store: Store, catalog: Catalog, table: str, key_of: KeyOf) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        table: str,
+        key_of: KeyOf,
+        progress: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
         self._table = table
         self._key_of = key_of
+        self._progress = progress
         self._encoding = "UTF-8"
 
     def versions(self, window: Window) -> Iterator[Version]:
@@ -129,7 +125,8 @@ class RowHistory:
         for stretch in stretches(self._catalog, window):
             if stretch.hole is not None:
                 hole = stretch.hole
-                detail = f"{hole.reason}: what happened between log ids {hole.after} and {hole.until} was never seen"
+                seen = "is not kept any more" if hole.reason == LET_GO else "was never seen"
+                detail = f"{hole.reason}: what happened between log ids {hole.after} and {hole.until} {seen}"
                 yield Version("hole", stretch.snapshot.line, hole.after, None, None, (), detail)
             with tempfile.TemporaryDirectory(prefix="rollrep-") as folder:
                 path = Path(folder) / "snapshot.db"
@@ -173,7 +170,7 @@ class RowHistory:
         row = read_row(base, shape, key)
         changed = tuple(row or ())
         yield Version("found", snapshot.line, snapshot.id, iso(snapshot.time), row, changed)
-        reader = _Reader(self._archive, self._index, state.layout, shape, key)
+        reader = RowLog(self._archive, self._index, state.layout, shape, key, self._progress)
         with contextlib.closing(reader):
             fold = _Fold(reader, stretch, row, base)
             yield from fold.versions()
@@ -221,7 +218,7 @@ def changed_columns(before: Row | None, after: Row | None) -> tuple[str, ...]:
 class _Fold:
     """One stretch, from operation to operation."""
 
-    def __init__(self, reader: _Reader, stretch: Stretch, row: Row | None, base: apsw.Connection) -> None:
+    def __init__(self, reader: RowLog, stretch: Stretch, row: Row | None, base: apsw.Connection) -> None:
         self._reader = reader
         self._stretch = stretch
         self._base = base
@@ -271,124 +268,3 @@ class _Fold:
                 taken = f"by the row with {', '.join(other_key)}"
                 yield Version("replaced", self._stretch.snapshot.line, other.id, other.time, None, (), taken)
                 return
-
-
-class _Reader:
-    """What the archive says of one table's rows; one segment after the other is attached as `batch`."""
-
-    def __init__(self, archive: Archive, index: KeyIndex, layout: Layout, shape: Shape, key: Key) -> None:
-        self._index = index
-        self.shape = shape
-        self.key = key
-        self.encoding = layout.encoding
-        self.scratch = Scratch(layout, shape)
-        self._archive = archive
-        self._attached: Segment | None = None
-        self._has_shape = False
-        self._db = apsw.Connection(":memory:")
-        self._db.execute(f"PRAGMA encoding = '{layout.encoding}'").fetchall()
-        self._db.execute("CREATE TABLE encoded(a)")
-        self._db.execute("ATTACH ':memory:' AS batch")
-
-    def close(self) -> None:
-        self.scratch.close()
-        self._db.close()
-
-    def events(self, segments: Sequence[Segment], after: int, key: Key | None = None) -> list[Event]:
-        """Every log row about the row with `key`, behind log id `after`."""
-        columns = [f"v{n}" for n in range(self.shape.key_width)]
-        terms, bound = key_terms(self.shape, key or self.key, columns)
-        found: list[Event] = []
-        for segment, is_known in self._index.may_hold(segments, self.shape, key or self.key):
-            if self._attach(segment, learn=not is_known):
-                found += self._read(f"{terms} AND id > {after:d}", bound)
-        return found
-
-    def others(self, segments: Sequence[Segment], after: int, before: int | None, most: int | None) -> Iterator[Event]:
-        """The rows that were put or patched between two log ids, `most` at most, this one left out."""
-        columns = [f"v{n}" for n in range(self.shape.key_width)]
-        terms, bound = key_terms(self.shape, self.key, columns)
-        left = most
-        for segment in segments:
-            if segment.last <= after or (before is not None and segment.first >= before):
-                continue
-            if self._attach(segment):
-                limit = "" if left is None else f" LIMIT {left:d}"
-                until = "" if before is None else f" AND id < {before:d}"
-                written = f"op IN ({Op.PUT:d}, {Op.PATCH:d}) AND id > {after:d}{until}"
-                for event in self._read(f"NOT ({terms}) AND {written}", bound, limit):
-                    yield event
-                    if left is not None:
-                        left -= 1
-            if left is not None and left <= 0:
-                return
-
-    def may_collide(self, row: Row, event: Event) -> bool:
-        """Whether a PATCH gave another row a value that must be unique and may be `row`'s."""
-        unique = set(self.shape.unique_columns)
-        return "*" in unique or any(
-            folded(event.values[name], self.encoding) == folded(row[name], self.encoding)
-            for name in unique & event.values.keys()
-        )
-
-    def patched(self, stretch: Stretch, base: apsw.Connection, event: Event) -> Row | None:
-        """The whole row that a PATCH made."""
-        key = tuple(event.values[name] for name in self.shape.key)
-        row = read_row(base, self.shape, key)
-        for each in self.events(stretch.segments, stretch.snapshot.id, key):
-            if each.id > event.id:
-                break
-            if each.op == Op.PUT:
-                row = each.values
-            elif each.op == Op.DELETE:
-                row = None
-            elif each.op == Op.PATCH and row is not None:
-                row = {**row, **each.values}
-        return row
-
-    def _attach(self, segment: Segment, *, learn: bool = False) -> bool:
-        """Whether it holds rows of the shape."""
-        if segment != self._attached:
-            self._attached = None
-            holds = self._archive.attach(self._db, segment)
-            self._attached = segment
-            self._has_shape = any(shape.id == self.shape.id for shape in holds.shapes)
-            if learn:
-                self._index.learn(self._db, segment, holds.shapes)
-        return self._has_shape
-
-    def _read(self, condition: str, bound: Sequence[object], limit: str = "") -> list[Event]:
-        width = self.shape.width
-        values = ", ".join(value_column(f"v{n}") for n in range(width))
-        rows = all_rows(
-            self._db,
-            f"SELECT id, op, v{width}, {values} FROM batch.log WHERE shape = ?1 AND op IN"
-            f" ({Op.PUT:d}, {Op.DELETE:d}, {Op.TOUCHED:d}, {Op.PATCH:d}) AND {numbered(condition)} ORDER BY id{limit}",
-            (self.shape.id, *bound),
-        )
-        found: list[Event] = []
-        at, milliseconds = -1, 0
-        for log_id, op, mask, *row in rows:
-            query = "SELECT ifnull(sum(at), 0) FROM batch.log WHERE id > ? AND id <= ?"
-            milliseconds += int(one_value(self._db, query, (at, log_id)))
-            at = log_id
-            time = str(one_value(self._db, f"SELECT {TIME} FROM (SELECT ? AS ms)", (milliseconds,)))
-            tokens = dict(zip(self.shape.columns, map(read_value, row), strict=True))
-            if op == Op.PATCH:
-                tokens = {
-                    name: token
-                    for n, (name, token) in enumerate(tokens.items())
-                    if n < self.shape.key_width or int(mask) >> min(n, MASK_BITS) & 1
-                }
-            found.append(Event(log_id, time, op, tokens))
-        return found
-
-
-def numbered(condition: str) -> str:
-    """A condition of `?`s as one whose first is the second of the statement.
-
-    >>> numbered("v0 = ? AND v1 = CAST(? AS TEXT)")
-    'v0 = ?2 AND v1 = CAST(?3 AS TEXT)'
-    """
-    first, *rest = condition.split("?")
-    return first + "".join(f"?{n}{part}" for n, part in enumerate(rest, start=2))

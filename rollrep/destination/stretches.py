@@ -13,6 +13,9 @@ import itertools
 
 from rollrep.destination.catalog import Catalog, Hole, Segment, Snapshot
 
+LET_GO = "let go of"
+"""the reason of a hole that no mirror operation left: its operations are not kept any more"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
@@ -52,7 +55,7 @@ def stretches(catalog: Catalog, window: Window) -> list[Stretch]:
             if mine and snapshot.id > mine[-1].end:
                 end = mine[-1].end
                 inside = (each for each in catalog.holes() if each.line == snapshot.line and each.after >= end)
-                hole = next(inside, Hole(snapshot.line, end, snapshot.id, "not archived"))
+                hole = next(inside, Hole(snapshot.line, end, snapshot.id, LET_GO))
             following = tuple(
                 segment
                 for segment in catalog.segments_after(snapshot.line, snapshot.id)
