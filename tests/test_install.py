@@ -327,9 +327,9 @@ def test_dry_run_changes_no_byte_when_there_is_much_to_do(tmp_path: Path, instal
         put_log(db)
     before, files = db.read_bytes(), sorted(tmp_path.iterdir())
     done = rollrep("source", "install", db, "-n", "--keep-rows", 5, "--exclude", "tags", "--print-sql")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "would" in done.stdout
-    assert ("CREATE TRIGGER" in done.stdout) is True
+    assert done.returncode == 0
+    assert "would" in done.stderr
+    assert "CREATE TRIGGER" in done.stdout
     assert (db.read_bytes(), sorted(tmp_path.iterdir())) == (before, files)
 
 
@@ -337,9 +337,11 @@ def test_dry_run_changes_no_byte_when_there_is_much_to_do(tmp_path: Path, instal
 def test_printed_sql_makes_the_same_schema_when_run_by_another_sqlite(tmp_path: Path, schema: str) -> None:
     db = make.build(schema, tmp_path / "app.db", rows=100)
     copy = make.build(schema, tmp_path / "copy.db", rows=100)
+    before = db.read_bytes()
     done = rollrep("source", "install", db, "--print-sql")
-    text = done.stdout.partition(f"{db}: the rolling log is installed")[0]
-    application(copy, "con.executescript(values['text'])", text=text)
+    assert db.read_bytes() == before, "to look first is not to install"
+    application(copy, "con.executescript(values['text'])", text=done.stdout)
+    put_log(db)
     assert schema_of(copy) == schema_of(db)
 
 
@@ -347,11 +349,10 @@ def test_printed_sql_makes_a_log_that_works_when_run_by_another_sqlite(tmp_path:
     db = make.build("rails", tmp_path / "app.db", rows=100)
     copy = make.build("rails", tmp_path / "copy.db", rows=100)
     done = rollrep("source", "install", db, "--print-sql", "--keep-rows", 300)
-    text = done.stdout.partition(f"{db}: the rolling log is installed")[0]
-    application(copy, "con.executescript(values['text'])", text=text)
+    application(copy, "con.executescript(values['text'])", text=done.stdout)
     status = told("source", "status", copy)
     assert status["limits"]["rows"] == 300
-    assert status["epoch"] == told("source", "status", db)["epoch"]
+    assert status["epoch"] in done.stdout
 
 
 def test_limits_are_printed_when_installed(tmp_path: Path) -> None:

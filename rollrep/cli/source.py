@@ -48,7 +48,7 @@ def _opened(path: Path) -> Iterator[apsw.Connection]:
 @click.option("--keep-keys", type=int, help=f"Keys of forgotten rows it holds.  [default: {DEFAULTS.keep_keys:,}]")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Capture only these tables (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tables out (repeatable).")
-@click.option("--print-sql", is_flag=True, help="Print the statements that run.")
+@click.option("--print-sql", is_flag=True, help="Print the statements, as one transaction, and run nothing.")
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; say what would be done.")
 @json_option
 @reporting("source.install")
@@ -68,6 +68,7 @@ def install_command(
 
     One transaction; doing it again changes nothing.  What is not given stays as it was chosen before.
     """
+    dry_run = dry_run or print_sql
     with _opened(db) as connection:
         before = read_meta(connection) if has_log(connection) else None
         old = before.limits if before else DEFAULTS
@@ -81,12 +82,13 @@ def install_command(
         left_out = exclude or (before.exclude if before else ())
         report = install(connection, limits, include, left_out, dry_run=dry_run)
         journal_mode = str(connection.pragma("journal_mode"))
-    if print_sql and not as_json:
-        for statement in report.statements:
-            click.echo(f"{statement};")
     emit(as_json, "source.install", _report_json(db, report, journal_mode, dry_run, print_sql))
-    if not as_json:
-        _tell_installed(db, report, journal_mode, dry_run)
+    if as_json:
+        return
+    if print_sql and report.statements:
+        click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
+    for line in _told_installed(db, report, journal_mode, dry_run):
+        click.echo(line, err=print_sql)
 
 
 def _positive(option: str, value: int | None, otherwise: int) -> int:
@@ -123,29 +125,30 @@ def _limits_json(limits: Limits) -> dict[str, object]:
     }
 
 
-def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> None:
+def _told_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> Iterator[str]:
     would = "would be " if dry_run else ""
     if not report.statements:
-        click.echo(f"{db}: all is as it should be; nothing was changed")
+        yield f"{db}: all is as it should be; nothing was changed"
     else:
-        click.echo(f"{db}: the rolling log {'is' if not dry_run else 'would be'}"
-                   f" {'installed' if report.created else 'brought up to date'}")  # fmt: skip
+        yield (
+            f"{db}: the rolling log {'is' if not dry_run else 'would be'}"
+            f" {'installed' if report.created else 'brought up to date'}"
+        )
     total = len(report.captured) + len(report.kept)
-    click.echo(
-        f"  captured   {total} {'table' if total == 1 else 'tables'}"
-        + (f" ({would}new: {', '.join(report.captured)})" if report.captured else "")
+    yield f"  captured   {total} {'table' if total == 1 else 'tables'}" + (
+        f" ({would}new: {', '.join(report.captured)})" if report.captured else ""
     )
     if report.released:
-        click.echo(f"  released   {', '.join(report.released)}")
+        yield f"  released   {', '.join(report.released)}"
     for each in report.refused:
-        click.echo(f"  NOT CARRIED {each.table}: {each.reason}")
+        yield f"  NOT CARRIED {each.table}: {each.reason}"
     limits = report.limits
-    click.echo(
+    yield (
         f"  keeps      {limits.keep_rows:,} rows, {show_bytes(limits.keep_bytes)}, {show_duration(limits.keep_age_s)},"
         f" whichever is reached first; then {limits.keep_keys:,} keys"
     )
     if journal_mode != "wal":
-        click.echo(
+        yield (
             f"  WARN       journal_mode is {journal_mode}: a pull makes the application's writes wait for moments;"
             " better: PRAGMA journal_mode = WAL"
         )
@@ -154,10 +157,10 @@ def _tell_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
     name = db.stem
     path = db.resolve()
     user, host = getpass.getuser(), platform.node()
-    click.echo("  next, on the other machine:")
-    click.echo(f"    rollrep init {name} ssh://{user}@{host}/{path}")
-    click.echo(f"    rollrep pull {name}")
-    click.echo(f"  or with a key that can do nothing else, here: rollrep source authorize --db {name}={path} KEY.pub")
+    yield "  next, on the other machine:"
+    yield f"    rollrep init {name} ssh://{user}@{host}/{path}"
+    yield f"    rollrep pull {name}"
+    yield f"  or with a key that can do nothing else, here: rollrep source authorize --db {name}={path} KEY.pub"
 
 
 @source.command("uninstall")
