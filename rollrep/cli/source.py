@@ -21,6 +21,7 @@ from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_d
 from rollrep.source.database import open_source, translated
 from rollrep.source.install import Report, install, uninstall
 from rollrep.source.log import has_log, read_meta, write_point
+from rollrep.source.makeable import references_to_no_key
 from rollrep.source.tables import Limits
 
 DEFAULTS = Limits()
@@ -82,12 +83,14 @@ def install_command(
         left_out = exclude or (before.exclude if before else ())
         report = install(connection, limits, include, left_out, dry_run=dry_run)
         journal_mode = str(connection.pragma("journal_mode"))
-    emit(as_json, "source.install", _report_json(db, report, journal_mode, dry_run, print_sql))
+        loose = [each for each in references_to_no_key(connection) if each[1] in {*report.captured, *report.kept}]
+    told = _report_json(db, report, journal_mode, dry_run, print_sql)
+    emit(as_json, "source.install", told | {"references_to_no_key": loose})
     if as_json:
         return
     if print_sql and report.statements:
         click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
-    for line in _told_installed(db, report, journal_mode, dry_run):
+    for line in _told_installed(db, report, journal_mode, loose, dry_run):
         click.echo(line, err=print_sql)
 
 
@@ -125,7 +128,9 @@ def _limits_json(limits: Limits) -> dict[str, object]:
     }
 
 
-def _told_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) -> Iterator[str]:
+def _told_installed(
+    db: Path, report: Report, journal_mode: str, loose: list[tuple[str, str]], dry_run: bool
+) -> Iterator[str]:
     would = "would be " if dry_run else ""
     if not report.statements:
         yield f"{db}: all is as it should be; nothing was changed"
@@ -151,6 +156,11 @@ def _told_installed(db: Path, report: Report, journal_mode: str, dry_run: bool) 
         yield (
             f"  WARN       journal_mode is {journal_mode}: a pull makes the application's writes wait for moments;"
             " better: PRAGMA journal_mode = WAL"
+        )
+    for child, parent in loose:
+        yield (
+            f"  WARN       {child} refers to {parent} by a foreign key, and to no key of it: with foreign_keys on, SQLite"
+            f" takes no row into {parent} any more, now that it has triggers; mend the reference, or --exclude {parent}"
         )
     if dry_run:
         return

@@ -14,6 +14,7 @@ import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape
 from rollrep.query import all_rows, find_row
+from rollrep.source.makeable import what_is_missing
 
 BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 MAX_COLUMNS = 1_900
@@ -69,7 +70,10 @@ def inspect(
             refused.append(Refused(name, "it is a virtual table (SQLite allows no triggers on it)"))
             continue
         try:
-            plans.append(_plan(db, name, without_rowid, name.casefold() in restless))
+            plan = _plan(db, name, without_rowid, name.casefold() in restless)
+            if missing := what_is_missing(db, name):
+                raise ValueError(missing)
+            plans.append(plan)
         except ValueError as error:
             refused.append(Refused(name, str(error)))
     return plans, refused
