@@ -675,6 +675,34 @@ def test_check_ends_with_the_items_code_when_one_fails(place: Place) -> None:
     assert place.run("check", "shop").returncode == 2
 
 
+def test_check_says_what_the_next_pull_will_meet_when_the_source_is_not_as_it_was(place: Place) -> None:
+    place.pulled().good("source", "install", place.db, "--keep-rows", 40)
+    place.write(*["UPDATE posts SET title = title || 'x'"] * 60)
+    said = place.run("check", "shop").stdout
+    assert "WARN    shop: log: the log has forgotten where the mirror stands" in said
+    place.good("pull", "shop")
+    assert "shop: log:" not in place.good("check", "shop").stdout
+    place.good("source", "uninstall", place.db)
+    place.good("source", "install", place.db)
+    pulled, checked = place.run("pull", "shop"), place.run("check", "shop")
+    assert pulled.returncode == checked.returncode == 2
+    assert "FAIL    shop: source: the source of shop is another database" in checked.stdout
+    for said in (pulled.stderr, checked.stdout):
+        assert "next: if it is the right one now: rollrep mirror shop --accept-source" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(("pul", "shop"), '"pull"'), (("source", "instal", "app.db"), '"install"'), (("xyzzy",), "--help")],
+)
+def test_mistyped_command_is_answered_with_what_may_have_been_meant(
+    place: Place, typed: tuple[str, ...], meant: str
+) -> None:
+    done = place.run(*typed)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert meant in done.stderr
+
+
 # ---------------------------------------------------------------- in one go
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from rollrep import __version__
+from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import set_up_logging
 
 
-class Lazy(click.Group):
+class Lazy(Suggesting):
     """Loads the two halves only when asked: `source serve` starts once per connection."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

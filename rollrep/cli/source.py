@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 import click
 
+from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
@@ -30,7 +31,7 @@ QUIESCE_DEADLINE_S = 10.0
 database = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 
 
-@click.group()
+@click.group(cls=Suggesting)
 def source() -> None:
     """Beside the application: install, uninstall, status, point, authorize, serve."""
 

@@ -10,11 +10,13 @@ Knows: SQL of its own table, core.  Does not know: replay, the wire.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import apsw
 import msgspec
 
+from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Layout, Position
 from rollrep.destination.container import disk_room
 from rollrep.query import find_row, one_value
@@ -89,8 +91,36 @@ def read_state(db: apsw.Connection) -> State | None:
     return msgspec.json.decode(row[0], type=State) if row else None
 
 
+def state_of(path: Path) -> State | None:
+    """The state of the mirror at `path`; None where there is none.  Raises RollrepError where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with contextlib.closing(open_mirror(path)) as mirror:
+            return read_state(mirror)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise RollrepError(
+            f"{path} is damaged: {error}",
+            remedy=f"archive and snapshots are untouched; move it away and pull again: mv {path} {path}.damaged",
+        ) from error
+
+
 def write_state(db: apsw.Connection, state: State) -> None:
     db.execute(
         f"INSERT OR REPLACE INTO main.{STATE}(only_row, body) VALUES (1, ?)",
         (msgspec.json.encode(state).decode(),),
+    )
+
+
+def refuse_another_source(state: State, database_id: str, instance: str, job: str) -> None:
+    """Raises UsageError where what answers is not the database mirrored so far, or is a copy of it elsewhere."""
+    if state.database_id != database_id:
+        found = "another database than the one mirrored so far"
+    elif state.instance != instance:
+        found = "a copy of the database on another machine or path"
+    else:
+        return
+    raise UsageError(
+        f"the source of {job} is {found}; the mirror is untouched",
+        remedy=f"if it is the right one now: rollrep mirror {job} --accept-source",
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from rollrep import __version__
 from rollrep.core.clock import from_iso
-from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError
+from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
@@ -27,7 +27,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snaps
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
 from rollrep.destination.replay import Replay, apply_facts, has_sequence
@@ -116,7 +116,7 @@ class _Pull:
             # It was whole when the process died: only the publishing may be missing.
             self._mirroring.publish()
             staged = None
-        state = self._mirror_state()
+        state = state_of(self._store.mirror)
         if staged:
             answer = self._hello(staged, staged.position)
             if answer.kind != "mirror" or answer.reason == "schema":
@@ -156,19 +156,6 @@ class _Pull:
         self._out.moved = bridged.tables
         return bridged.state
 
-    def _mirror_state(self) -> State | None:
-        if not self._store.mirror.is_file():
-            return None
-        try:
-            with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
-                return read_state(mirror)
-        except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise RollrepError(
-                f"{self._store.mirror} is damaged: {error}",
-                remedy=f"archive and snapshots are untouched; move it away and pull again: mv {self._store.mirror}"
-                f" {self._store.mirror}.damaged",
-            ) from error
-
     def _hello(self, state: State | None, position: Position | None, *, again: bool = False) -> Answer:
         answer = self._session.hello(
             Hello(
@@ -180,25 +167,11 @@ class _Pull:
             )
         )
         if state and not self._wishes.accept_source:
-            self._same_source(state, answer)
+            refuse_another_source(state, answer.database_id, answer.instance, self._store.job)
         self._head_point = answer.facts.point
         if answer.layout:
             self._out.refused = [f"{each.table}: {each.reason}" for each in answer.layout.refused]
         return answer
-
-    def _same_source(self, state: State, answer: Answer) -> None:
-        job = self._store.job
-        remedy = f"if it is the right one now: rollrep mirror {job} --accept-source"
-        if state.database_id != answer.database_id:
-            raise UsageError(
-                f"the source of {job} is another database than the one mirrored so far; the mirror is untouched",
-                remedy=remedy,
-            )
-        if state.instance != answer.instance:
-            raise UsageError(
-                f"the source of {job} is a copy of the database on another machine or path; the mirror is untouched",
-                remedy=remedy,
-            )
 
     # resume
 

@@ -16,6 +16,7 @@ from rollrep.core import clock
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.units import show_duration
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.mirror_db import refuse_another_source, state_of
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import options_of, session_with, store_of
 from rollrep.jobs.verify import REST_EVENT, SOURCE_EVENT
@@ -29,6 +30,14 @@ STALE_PULLS = 10
 """a job is late when so many of its pulls are missing"""
 SAFE_SQLITE = (3, 51, 3)
 """SQLite before this can corrupt a WAL database when several processes checkpoint it"""
+KEPT = "the next pull mirrors again, and keeps the mirror of today as a line of its own"
+WHY_MIRROR = {
+    "pruned": "the log has forgotten where the mirror stands: the next pull mirrors again"
+    " (a larger --keep-rows, or pulling more often, makes it rarer)",
+    "epoch": f"the log was begun anew: {KEPT}",
+    "ahead": f"the source is older than the mirror, as after a restore: {KEPT}",
+    "diverged": f"the source's history is not the mirror's, as after a restore: {KEPT}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +74,12 @@ def _store(config: Config, job: Job) -> Item:
 
 def _source(config: Config, job: Job) -> list[Item]:
     try:
+        state = state_of(store_of(config, job).mirror)
+        position = state.position if state else None
         with session_with(job) as (session, address):
-            answer = session.hello(Hello(__version__, address.database))
+            answer = session.hello(Hello(__version__, address.database, position))
+        if state:
+            refuse_another_source(state, answer.database_id, answer.instance, job.name)
     except RollrepError as error:
         remedy = error.remedy.replace("JOB", job.name)
         return [Item("source", FAIL, error.facts, remedy, error.exit_code)]
@@ -76,6 +89,7 @@ def _source(config: Config, job: Job) -> list[Item]:
             OK,
             f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
         ),
+        *([Item("log", WARN, WHY_MIRROR[answer.reason])] if answer.reason in WHY_MIRROR else []),
         *_about(answer),
     ]
 
@@ -128,7 +142,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
     if confirmed is None:
         return [Item("pull", PENDING, "no pull has ended yet", f"rollrep pull {job.name}")]
     age_s = max(0.0, (clock.now() - confirmed).total_seconds())
-    said = f"the mirror was the source {show_duration(age_s)} ago; {points} points"
+    said = f"the mirror was the source {show_duration(age_s)} ago; {points} {'point' if points == 1 else 'points'}"
     if age_s > STALE_PULLS * job.every_s:
         return [
             *verified,
