@@ -338,4 +338,28 @@ MUTANTS = (
         "tests/test_wire.py::test_decoder_never_gives_another_frame_when_a_byte_is_altered",
         "Falsifying example|AssertionError",
     ),
+    Mutant(
+        "install does not look for functions of the application",
+        "source/inspect.py",
+        "if missing := what_is_missing(db, name):",
+        "if missing := None:",
+        "tests/test_support.py::test_install_names_what_is_not_carried",
+        "NOT CARRIED note|non-zero exit status",
+    ),
+    Mutant(
+        "foreign keys are not looked at",
+        "source/makeable.py",
+        "                    found.append((mismatch[1], mismatch[2]))\n",
+        "                    pass\n",
+        "tests/test_support.py::test_install_warns_when_a_foreign_key_refers_to_no_key",
+        "AssertionError",
+    ),
+    Mutant(
+        "a row of sqlite_sequence needs no name",
+        "source/log.py",
+        " AND typeof(name)='text'",
+        "",
+        TRAPS + "sequence_arrives_when_a_row_of_it_has_no_name",
+        "understand",
+    ),
 )

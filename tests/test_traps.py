@@ -322,6 +322,15 @@ def test_sequence_arrives_when_the_application_sets_it(pair: FollowedPair) -> No
     pair.same_at(*at)
 
 
+def test_sequence_arrives_when_a_row_of_it_has_no_name(pair: FollowedPair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); INSERT INTO t(v) VALUES (1)")
+    pair.do("INSERT INTO sqlite_sequence VALUES (NULL, 5), (x'74', 9)")
+    at = pair.point_pulled()
+    pair.do("INSERT INTO t(v) VALUES (2)")
+    pair.same()
+    pair.same_at(*at)
+
+
 def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: FollowedPair) -> None:
     names = (
         "k0, v0, id, op, mask, patch, patched, is_there, is_odd, last, whole, least, most, shape, at, size, g, n, l, t"

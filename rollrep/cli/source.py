@@ -160,8 +160,9 @@ def _told_installed(
         )
     for child, parent in loose:
         yield (
-            f"  WARN       {child} refers to {parent} by a foreign key, and to no key of it: with foreign_keys on, SQLite"
-            f" takes no row into {parent} any more, now that it has triggers; mend the reference, or --exclude {parent}"
+            f"  WARN       {child} refers to {parent} by a foreign key, and to no key of it: with foreign_keys on,"
+            f" SQLite takes no row into {parent} any more, now that it has triggers;"
+            f" mend the reference, or --exclude {parent}"
         )
     if dry_run:
         return
