@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from mutants import MUTANTS, Mutant
 
+pytestmark = pytest.mark.timeout(600)  # the scenarios together, where the machine is busy
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "import rollrep, sys, pytest; assert rollrep.__file__ == sys.argv[1]; sys.exit(pytest.main(sys.argv[2:]))"
 
@@ -42,7 +43,7 @@ def run(folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=580,
     )
 
 
