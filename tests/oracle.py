@@ -132,7 +132,7 @@ def _sequence(con: apsw.Connection, skip_prefix: str) -> dict[str, list[Value]]:
     found: dict[str, list[Value]] = {}
     if con.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchall():
         for name, kind, seq in con.execute("SELECT name, typeof(seq), seq FROM sqlite_sequence ORDER BY 1, 3"):
-            if not name.startswith(skip_prefix):
+            if isinstance(name, str) and not name.startswith(skip_prefix):
                 found.setdefault(name, []).append(_value(kind, seq))
     return found
 

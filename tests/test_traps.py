@@ -66,8 +66,13 @@ def test_unique_values_that_swap_arrive_when_both_rows_are_in_one_batch(pair: Fo
     [("1", "1.0"), ("0.0", "-0.0"), ("'1'", "1"), ("NULL", "''"), ("''", "x''"), ("1", "NULL"), ("'a'", "'A'")],
 )
 def test_value_arrives_when_only_its_storage_class_or_case_changes(pair: FollowedPair, before: str, after: str) -> None:
-    pair.start(f"CREATE TABLE t(id INTEGER PRIMARY KEY, v, n COLLATE NOCASE); INSERT INTO t VALUES (1, {before}, 'x')")
-    pair.do(f"UPDATE t SET v = {after}, n = 'X'")
+    pair.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, n COLLATE NOCASE, w TEXT COLLATE NOCASE, empty);"
+        f"INSERT INTO t VALUES (1, {before}, 'x', 'x', NULL)"
+    )
+    pair.do(f"UPDATE t SET v = {after}, n = 'X', w = 'X'")
+    pair.same()
+    pair.do(f"REPLACE INTO t VALUES (1, {before}, 'X', 'x', NULL)")
     pair.same()
 
 
@@ -125,6 +130,25 @@ def test_application_trigger_that_changes_the_same_row_is_seen_when_made_after_o
     pair.do("CREATE TRIGGER back AFTER DELETE ON t WHEN old.id = 1 BEGIN INSERT INTO t VALUES (1, 'again', 0); END")
     assert pair.pull() == ("mirror", "schema")
     pair.do("DELETE FROM t")
+    pair.same()
+
+
+def test_row_is_right_when_a_trigger_changes_first_what_the_statement_sets_back(pair: FollowedPair) -> None:
+    pair.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, n); INSERT INTO t VALUES (1, 'a', 1);"
+        "CREATE TRIGGER first BEFORE UPDATE ON t BEGIN UPDATE t SET n = 2 WHERE id = new.id; END"
+    )
+    pair.do("UPDATE t SET v = 'b', n = 1")
+    assert pair.db.execute("SELECT v, n FROM t").fetchall() == [("b", 1)]
+    pair.same()
+
+
+def test_row_arrives_when_another_trigger_that_ends_the_statement_was_made_after_ours(pair: FollowedPair) -> None:
+    pair.start("CREATE TABLE t(v); CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT 1; END")
+    pair.do("CREATE TRIGGER b AFTER INSERT ON t WHEN new.v = 13 BEGIN SELECT RAISE(IGNORE); END")
+    assert pair.pull() == ("mirror", "schema")
+    pair.do("INSERT INTO t VALUES (13), (14)")
+    assert pair.db.execute("SELECT v FROM t").fetchall() == [(13,), (14,)]
     pair.same()
 
 
@@ -287,6 +311,24 @@ def test_sequence_arrives_when_an_insert_of_no_row_began_it(pair: FollowedPair) 
     pair.do("INSERT INTO t(v) SELECT 1 WHERE 0")
     assert pair.db.execute("SELECT name, seq FROM sqlite_sequence").fetchall() == [("t", 0)]
     pair.same()
+
+
+def test_sequence_arrives_when_the_application_sets_it(pair: FollowedPair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); INSERT INTO t(v) VALUES (1), (2)")
+    pair.do("UPDATE sqlite_sequence SET seq = 77")
+    at = pair.point_pulled()
+    pair.do("DELETE FROM sqlite_sequence")
+    pair.same()
+    pair.same_at(*at)
+
+
+def test_sequence_arrives_when_a_row_of_it_has_no_name(pair: FollowedPair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); INSERT INTO t(v) VALUES (1)")
+    pair.do("INSERT INTO sqlite_sequence VALUES (NULL, 5), (x'74', 9)")
+    at = pair.point_pulled()
+    pair.do("INSERT INTO t(v) VALUES (2)")
+    pair.same()
+    pair.same_at(*at)
 
 
 def test_rows_arrive_when_columns_are_called_what_our_own_are(pair: FollowedPair) -> None:

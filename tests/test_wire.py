@@ -226,6 +226,19 @@ def test_session_refuses_an_image_when_its_bytes_are_of_another(conversation: Co
     assert isinstance(error, RollrepError)
 
 
+def test_session_refuses_an_image_when_one_of_its_bytes_is_another_in_a_frame_that_is_whole(
+    conversation: Conversation,
+) -> None:
+    hello, first, *_ = groups(conversation.data)
+    said, data, *rest = cut_frames(first)
+    altered = frames.encode(data.kind, data.payload[:-1] + bytes([data.payload[-1] ^ 1]))
+    parts = [hello, frames.encode(said.kind, said.payload), altered, *(frames.encode(f.kind, f.payload) for f in rest)]
+    believed, error = conversation.replay(b"".join(parts))
+    assert len(believed) == 1
+    assert isinstance(error, RollrepError)
+    assert "damaged" in str(error)
+
+
 def image_of(packed: bytes, **changes: Any) -> messages.Image:
     image = messages.Image(1000, len(packed), hashlib.sha256(packed).hexdigest())
     return msgspec.structs.replace(image, **changes)

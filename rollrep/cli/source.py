@@ -24,6 +24,7 @@ from rollrep.source.database import open_source, translated
 from rollrep.source.inspect import virtual_tables
 from rollrep.source.install import Report, install, uninstall
 from rollrep.source.log import has_log, read_meta, write_point
+from rollrep.source.makeable import references_to_no_key
 from rollrep.source.tables import Limits
 
 DEFAULTS = Limits()
@@ -86,14 +87,15 @@ def install_command(
         report = install(connection, limits, include, left_out, dry_run=dry_run)
         journal_mode = str(connection.pragma("journal_mode"))
         virtuals = virtual_tables(connection, include, left_out)[0]
+        loose = [each for each in references_to_no_key(connection) if each[1] in {*report.captured, *report.kept}]
     told = _report_json(db, report, journal_mode, dry_run, print_sql)
     told["virtual"] = [{"table": each.name, "module": each.module} for each in virtuals]
-    emit(as_json, "source.install", told)
+    emit(as_json, "source.install", told | {"references_to_no_key": loose})
     if as_json:
         return
     if print_sql and report.statements:
         click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
-    for line in _told_installed(db, report, virtuals, journal_mode, dry_run):
+    for line in _told_installed(db, report, virtuals, journal_mode, loose, dry_run):
         click.echo(line, err=print_sql)
 
 
@@ -132,7 +134,12 @@ def _limits_json(limits: Limits) -> dict[str, object]:
 
 
 def _told_installed(
-    db: Path, report: Report, virtuals: Sequence[Virtual], journal_mode: str, dry_run: bool
+    db: Path,
+    report: Report,
+    virtuals: Sequence[Virtual],
+    journal_mode: str,
+    loose: list[tuple[str, str]],
+    dry_run: bool,
 ) -> Iterator[str]:
     would = "would be " if dry_run else ""
     if not report.statements:
@@ -162,6 +169,12 @@ def _told_installed(
         yield (
             f"  WARN       journal_mode is {journal_mode}: a pull makes the application's writes wait for moments;"
             " better: PRAGMA journal_mode = WAL"
+        )
+    for child, parent in loose:
+        yield (
+            f"  WARN       {child} refers to {parent} by a foreign key, and to no key of it: with foreign_keys on,"
+            f" SQLite takes no row into {parent} any more, now that it has triggers;"
+            f" mend the reference, or --exclude {parent}"
         )
     if dry_run:
         return

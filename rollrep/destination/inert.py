@@ -1,6 +1,4 @@
-"""What only the application has, in a form that does nothing: modules, collations, functions.
-
-By an inert module a virtual table is created and dropped without its code being run.
+"""Modules that do nothing: by them a virtual table is created and dropped without its own module's code being run.
 
     CREATE VIRTUAL TABLE ft USING fts5(title, tokenize = 'the application's own')
         with FTS5        makes five shadow tables, and fails where the tokenizer is not known
@@ -9,17 +7,12 @@ By an inert module a virtual table is created and dropped without its code being
 The shadow tables are ordinary ones, made from their own text and filled with the source's rows.  So any module
 can be carried, also one that is not here, and no module's code sees a schema that somebody else sent.
 
-A table's text may name collations and functions of the application's own where no row ever needs them here: in a
-column without an index, a CHECK, a DEFAULT.  SQLite wants to know them only while the table is
-created, so they exist just then.  One that is called all the same raises, and nothing is written.
-
 Knows: apsw.  Does not know: layouts.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any, Never
+from typing import Any
 
 import apsw
 
@@ -64,44 +57,3 @@ def integrity_problems(db: apsw.Connection, layout: Layout | None = None) -> lis
     db.execute("PRAGMA ignore_check_constraints = ON").fetchall()
     lines = [str(row[0]) for row in db.execute("PRAGMA main.integrity_check(3)")]
     return [] if lines == ["ok"] else lines
-
-
-class Strangers:
-    """Collations and functions that exist while a table is created, and are gone afterwards."""
-
-    def __init__(self, db: apsw.Connection) -> None:
-        self._db = db
-        self._collations: list[str] = []
-        self._functions: list[str] = []
-
-    def __enter__(self) -> Strangers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self._collations:
-            self._db.create_collation(name, None)
-        for name in self._functions:
-            self._db.create_scalar_function(name, None)
-
-    def supply(self, complaint: str, text: str) -> bool:
-        """Makes what SQLite misses, if `text` can do with an inert one; whether it is worth trying again."""
-        found = re.fullmatch(r"no such (collation sequence|function): (.+)", complaint, re.DOTALL)
-        if found is None:
-            return False
-        kind, name = found.groups()
-        if name in (*self._collations, *self._functions):
-            return False
-        if kind == "function":
-            # Generated columns, VIRTUAL ones too, are computed where a row is written, so here they would be.
-            if re.search(r"\bAS\s*\(", text, re.IGNORECASE):
-                return False
-            self._functions.append(name)
-            self._db.create_scalar_function(name, _uncalled, deterministic=True, flags=apsw.SQLITE_INNOCUOUS)
-        else:
-            self._collations.append(name)
-            self._db.create_collation(name, _uncalled)
-        return True
-
-
-def _uncalled(*_: object) -> Never:
-    raise NotImplementedError("only the application has this")

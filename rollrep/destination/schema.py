@@ -18,8 +18,9 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
-from rollrep.destination.inert import Strangers, make_inert
+from rollrep.destination.inert import make_inert
 from rollrep.query import all_rows
+from rollrep.strangers import Strangers
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
@@ -92,7 +93,7 @@ def _create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) ->
                     all_rows(db, item.sql)
                     break
                 except apsw.SQLError as error:
-                    if item.type != "table" or not strangers.supply(str(error), item.sql):
+                    if not strangers.supply(str(error), item.sql):
                         raise
     except apsw.Error as error:
         raise SchemaProblem(

@@ -14,6 +14,7 @@ import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row
+from rollrep.source.makeable import what_is_missing
 from rollrep.source.virtual import owned_tables
 
 BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
@@ -67,7 +68,10 @@ def inspect(
         if not selected(name, include, exclude):
             continue
         try:
-            plans.append(_plan(db, name, without_rowid, name.casefold() in restless))
+            plan = _plan(db, name, without_rowid, name.casefold() in restless)
+            if missing := what_is_missing(db, name):
+                raise ValueError(missing)
+            plans.append(plan)
         except ValueError as error:
             refused.append(Refused(name, str(error)))
     return plans, refused

@@ -157,7 +157,9 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     assert proof is not None
     sequence: tuple[tuple[str, int], ...] = ()
     if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
-        sequence = tuple(all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer'"))
+        sequence = tuple(
+            all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer' AND typeof(name)='text'")
+        )
     header = read_header(db)
     return Facts(
         head=Position(

@@ -99,7 +99,8 @@ def drop_tables() -> list[str]:
 def point_trigger(*, with_sequence: bool) -> str:
     """The trigger behind the view; `with_sequence` once the database has a sqlite_sequence."""
     sequence = (
-        "(SELECT group_concat(hex(name) || ':' || seq, ' ') FROM sqlite_sequence WHERE typeof(seq) = 'integer')"
+        "(SELECT group_concat(hex(name) || ':' || seq, ' ') FROM sqlite_sequence"
+        " WHERE typeof(seq) = 'integer' AND typeof(name) = 'text')"
         if with_sequence
         else "NULL"
     )

@@ -1,0 +1,98 @@
+"""Applications that others wrote, unmodified, each on a captured database that is pulled while it works.
+
+    the application ──► app.db + log ──rollrep pull, again and again──► mirror ──► restore == app.db, by dbhash
+
+Python's own sqlite3 always; Django, Optuna, better-sqlite3 and the sqlite3 shell with ROLLREP_APPLICATIONS=all, which
+`make applications` sets.  What one of those needs is put into build/applications by pip and npm; where that can't
+be done the test fails and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import oracle
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+APPLICATIONS = ROOT / "fixtures" / "applications"
+TOOLS = ROOT / "build" / "applications"
+ROLLREP = Path(sys.executable).with_name("rollrep")
+LIGHT = ("stdlib.py",)
+HEAVY = ("django_project.py", "optuna_study.py", "better_sqlite3.js", "shell.sql")
+WHICH = LIGHT + HEAVY if os.environ.get("ROLLREP_APPLICATIONS") == "all" else LIGHT
+LEAST_RESUMED = {
+    "stdlib.py": 300,
+    "django_project.py": 500,
+    "optuna_study.py": 300,
+    "better_sqlite3.js": 500,
+    "shell.sql": 100,
+}
+"""log rows that must come by resuming, not by mirroring tables: otherwise the run shows little"""
+NEEDS = {"django_project.py": "django>=5,<6", "optuna_study.py": "optuna>=4,<6"}
+
+
+def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, check=False, timeout=500)
+    if check:
+        assert done.returncode == 0, f"{' '.join(map(str, arguments))}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
+    return done
+
+
+def command(name: str, db: Path) -> tuple[list[str], dict[str, str], Path | None]:
+    """How the application is started on `db`: its arguments, its environment, what it reads from stdin."""
+    script = APPLICATIONS / name
+    if name in NEEDS:
+        python = TOOLS / "python" / "bin" / "python"
+        if not python.exists():
+            run(sys.executable, "-m", "venv", TOOLS / "python")
+        if run(python, "-c", f"import {NEEDS[name].partition('>')[0]}", check=False).returncode:
+            run(python, "-m", "pip", "install", "--quiet", NEEDS[name])
+        return [str(python), str(script), str(db)], {}, None
+    if name.endswith(".js"):
+        assert shutil.which("npm"), "node and npm are needed for better-sqlite3: apt-get install nodejs npm"
+        if not (TOOLS / "node" / "node_modules" / "better-sqlite3").exists():
+            run("npm", "install", "--prefix", TOOLS / "node", "better-sqlite3@12")
+        return ["node", str(script), str(db)], {"NODE_PATH": str(TOOLS / "node" / "node_modules")}, None
+    if name.endswith(".sql"):
+        assert shutil.which("sqlite3"), "the sqlite3 shell is needed: apt-get install sqlite3"
+        return ["sqlite3", "-bail", str(db)], {}, script
+    return [sys.executable, str(script), str(db)], {}, None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", WHICH)
+def test_restore_is_the_source_when_an_application_works_while_it_is_pulled(name: str, tmp_path: Path) -> None:
+    db, config, restored = tmp_path / "app.db", tmp_path / "rollrep.toml", tmp_path / "restored.db"
+    arguments, environment, stdin = command(name, db)
+    db.touch()
+    run(ROLLREP, "source", "install", db)
+    run(ROLLREP, "init", "app", f"local:{db}", "-c", config)
+    resumed = 0
+    with (stdin or Path(os.devnull)).open() as reads, (tmp_path / "said").open("w+") as said:
+        application = subprocess.Popen(
+            arguments, stdin=reads, stdout=said, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+        while application.poll() is None:
+            done = run(ROLLREP, "pull", "app", "-c", config, "--json", check=False)
+            assert done.returncode in (0, 75), done.stderr
+            for job in json.loads(done.stdout)["jobs"] if done.returncode == 0 else ():
+                resumed += job["operations"] if job["answer"] == "resume" else 0
+            time.sleep(0.1)
+        said.seek(0)
+        assert application.returncode == 0, said.read()[-3_000:]
+    [last] = json.loads(run(ROLLREP, "pull", "app", "-c", config, "--json").stdout)["jobs"]
+    resumed += last["operations"] if last["answer"] == "resume" else 0
+    assert resumed > LEAST_RESUMED[name], "most of its work was to arrive by resuming"
+    run(ROLLREP, "verify", "app", "--against-source", "-c", config)
+    run(ROLLREP, "restore", "app", "--at", "latest", "--output", restored, "-c", config)
+    run(ROLLREP, "source", "uninstall", db)
+    oracle.assert_same(db, restored)
+    assert oracle.dbhash(db) == oracle.dbhash(restored)
+    assert oracle.dump(db)["tables"], "it made tables"

@@ -1,0 +1,184 @@
+"""The steps of a pull, each interrupted: archive, replay and position, seen by a reader beside it.
+
+archive ──✗  replay ──✗  position ──✗ commit        whatever dies, the mirror is of one commit of the source
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from pair import FollowedPair
+from sources import copy_source, pull_once
+
+from rollrep.core.errors import Temporary, VerifyFailed
+from rollrep.core.nouns import Shape
+from rollrep.destination import pull as puller
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.images import attach_log
+from rollrep.destination.mirror_db import read_state
+from rollrep.destination.replay import Replay
+from rollrep.source import reader
+from rollrep.wire.images import log_table, log_width
+
+BANK = "CREATE TABLE bank(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, money INT);"
+FILLED = BANK + "INSERT INTO bank VALUES (1, 'a', 50), (2, 'b', 50)"
+
+
+class Died(Exception):
+    """Stands for the process that ends here."""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[FollowedPair]:
+    made = FollowedPair(tmp_path)
+    yield made
+    made.db.close()
+
+
+def transfer(pair: FollowedPair, times: int = 20) -> None:
+    """One transaction of many rows, in the middle of which the money is not all there."""
+    pair.do("BEGIN")
+    pair.do("UPDATE bank SET money = 0 WHERE id = 1")
+    for n in range(times):
+        pair.do("INSERT INTO bank VALUES (?, ?, 0)", (n + 10, f"o{n}"))
+    pair.do("UPDATE bank SET money = 100 WHERE id = 2")
+    pair.do("COMMIT")
+
+
+def mirrored(pair: FollowedPair) -> tuple[int, int, int]:
+    """(money, rows, log id of the position) that a reader of the mirror sees now."""
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
+        state = read_state(db)
+        assert state is not None
+        [(money, rows)] = db.execute("SELECT sum(money), count(*) FROM bank").fetchall()
+        return money, rows, state.position.id
+
+
+def test_reader_never_sees_half_a_transaction_when_it_is_replayed_in_windows(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller, "WINDOW_ROWS", 5)
+    pair.start(FILLED)
+    before = mirrored(pair)
+    transfer(pair)
+    seen = []
+    replay_window = Replay.window
+
+    def looked_at(self: Replay, first: int, last: int) -> int:
+        done = replay_window(self, first, last)
+        seen.append(mirrored(pair))
+        return done
+
+    monkeypatch.setattr(Replay, "window", looked_at)
+    pair.same()
+    assert len(seen) > 3
+    assert set(seen) == {before}
+
+
+@pytest.mark.parametrize("cut_after", [1_500, 2_000, 2_500, 3_000, 3_500])
+def test_mirror_stands_at_a_commit_when_the_line_is_cut_between_images(
+    pair: FollowedPair, cut_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IMAGE_ROWS", 5)
+    pair.start(FILLED)
+    before = mirrored(pair)
+    transfer(pair)
+    with pytest.raises(Temporary):
+        pull_once(pair.store, pair.path, cut_after=cut_after)
+    assert mirrored(pair) == before
+    pair.same()
+
+
+def test_rows_stay_out_when_the_process_dies_before_the_position_is_written(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start(FILLED)
+    before = mirrored(pair)
+    transfer(pair)
+
+    def died(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(puller, "write_state", died)
+        pair.pull()
+    assert mirrored(pair) == before
+    pair.same()
+
+
+def test_batch_is_archived_when_the_process_dies_in_its_replay(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start(FILLED)
+    transfer(pair)
+    [(newest,)] = pair.db.execute("SELECT max(id) FROM _rollrep_log").fetchall()
+
+    def died(*_: object) -> int:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(Replay, "window", died)
+        pair.pull()
+    with Catalog(pair.store.catalog) as catalog:
+        line = catalog.newest_line()
+        assert line is not None
+        assert catalog.archived_through(line.line) == newest
+    pair.same()
+
+
+@pytest.mark.parametrize("collation", ["NOCASE", "RTRIM"])
+def test_key_is_one_when_its_collation_says_so(pair: FollowedPair, collation: str) -> None:
+    """Two spellings of one key: the first log row names the row by the one, the last by the other."""
+    one, other = ("a", "A") if collation == "NOCASE" else ("a", "a  ")
+    pair.start(
+        f"CREATE TABLE t(k TEXT COLLATE {collation} PRIMARY KEY, v) WITHOUT ROWID; INSERT INTO t VALUES ('z', 0)"
+    )
+    pair.do("INSERT INTO t VALUES (?, 1)", (one,))
+    pair.do("DELETE FROM t WHERE k = ?", (other,))
+    pair.do("INSERT INTO t VALUES (?, 3)", (other,))
+    pair.same()
+    pair.do("UPDATE t SET k = ? WHERE k = ?", (one, other))
+    pair.do("UPDATE t SET v = 4 WHERE k = ?", (other,))
+    pair.same()
+    pair.do("REPLACE INTO t VALUES (?, 5)", (other,))
+    pair.do("DELETE FROM t WHERE k = ?", (one,))
+    pair.same()
+
+
+@pytest.mark.parametrize("ids", [[1, 3], [2, 3], [1, 2], [1, 2, 3, 4], []])
+def test_image_is_refused_when_its_ids_are_others_than_announced(ids: list[int]) -> None:
+    shape = Shape(1, "t", ("id",), 1, False, False, ("BINARY",), (), False, True)
+    with contextlib.closing(apsw.Connection(":memory:")) as made, contextlib.closing(apsw.Connection("")) as db:
+        made.execute(log_table("log", log_width([shape])))
+        for log_id in ids:
+            made.execute("INSERT INTO log(id, at, shape, op, v0) VALUES (?, 0, 1, 1, 1)", (log_id,))
+        db.execute("ATTACH ':memory:' AS batch")
+        with pytest.raises(VerifyFailed, match="not 1 to 3"):
+            attach_log(db, made.serialize("main"), 1, 3, [shape])
+
+
+def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.do(FILLED)
+    pair.install()
+    backup = pair.folder / "backup.db"
+    copy_source(pair.path, backup)
+    transfer(pair)
+    lost = pair.point()
+
+    def died(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(puller, "take_snapshot", died)
+        pair.pull()
+    pair.db.close()
+    backup.replace(pair.path)
+    pair.db = apsw.Connection(str(pair.path))
+    assert pair.pull() == ("mirror", "ahead")
+    pair.same_at(*lost)
