@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 import click
 
+from rollrep.cli.migrate import migrate_command
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
@@ -31,7 +32,10 @@ database = click.argument("db", type=click.Path(path_type=Path, readable=False),
 
 @click.group()
 def source() -> None:
-    """Beside the application: install, uninstall, status, point, authorize, serve."""
+    """Beside the application: install, uninstall, status, point, migrate, authorize, serve."""
+
+
+source.add_command(migrate_command)
 
 
 @contextlib.contextmanager
