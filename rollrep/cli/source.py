@@ -16,6 +16,7 @@ import apsw
 import click
 
 from rollrep.cli.groups import Suggesting
+from rollrep.cli.migrate import migrate_command
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.nouns import Virtual
@@ -35,7 +36,10 @@ database = click.argument("db", type=click.Path(path_type=Path, readable=False),
 
 @click.group(cls=Suggesting)
 def source() -> None:
-    """Beside the application: install, uninstall, status, point, authorize, serve."""
+    """Beside the application: install, uninstall, status, point, migrate, authorize, serve."""
+
+
+source.add_command(migrate_command)
 
 
 @contextlib.contextmanager

@@ -24,12 +24,15 @@ from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Refused, Shape
 from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source import capture
+from rollrep.source.alone import refuse_while_migrated
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
 from rollrep.source.log import (
     HEADER_MARK,
+    MIGRATING_MARK,
     Meta,
     current_shapes,
+    has_log,
     is_current,
     is_whole,
     knows_header,
@@ -88,16 +91,20 @@ def install(
     exclude: Sequence[str] = (),
     *,
     dry_run: bool = False,
+    migrating: bool = False,
 ) -> Report:
     """Creates the log or brings it up to the schema as it is now; all of it or nothing.
 
-    Idempotent: where nothing has changed, nothing is written.
+    Idempotent: where nothing has changed, nothing is written.  Raises Temporary while a migration runs, unless
+    the caller is the one who is `migrating`.
     """
     statements: list[str] = []
     try:
         with writing(db):
             db.exec_trace = lambda cursor, _text, _bindings: _noted(statements, cursor.expanded_sql)
             try:
+                if not migrating and has_log(db):
+                    refuse_while_migrated(db)
                 report = _install(db, limits, tuple(include), tuple(exclude))
             finally:
                 db.exec_trace = None
@@ -115,7 +122,25 @@ def repair(db: apsw.Connection, meta: Meta) -> Report | None:
     """
     if is_current(db) and is_whole(db, meta.pruned_through):
         return None
+    refuse_while_migrated(db)
     return install(db, meta.limits, meta.include, meta.exclude)
+
+
+def release_all(db: apsw.Connection) -> None:
+    """Takes every trigger and pin off the application's tables and ends every capture; the log stays.
+
+    Until the next `install` nothing is logged but points, and those say that the log can't vouch for them.
+    """
+    with writing(db):
+        for shape in current_shapes(db):
+            _release(db, shape.table)
+        for name in _objects_of_ours(db, "index"):
+            db.execute(f"DROP INDEX {sql.name(name)}")
+        db.execute(
+            f"INSERT INTO {LOG}(at, shape, op, size, v0) VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?)",
+            (MIGRATING_MARK,),
+        )
+        db.execute(f"UPDATE {META} SET schema_text = NULL")
 
 
 def note_header(db: apsw.Connection, seen_through: int) -> None:

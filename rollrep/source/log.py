@@ -29,6 +29,9 @@ MS = f"({MS_AT.format('at')} - {MS_OF_1970})"
 HEADER_MARK = "header"
 """what the mark says that stands where user_version or application_id was seen to be another"""
 
+MIGRATING_MARK = "migrating"
+"""what the mark says after which nothing was captured, because a migration ran"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Meta:

@@ -11,6 +11,7 @@ import apsw
 
 from rollrep.core.units import show_bytes, show_duration
 from rollrep.query import one_row, one_value
+from rollrep.source.alone import is_taken_away, migration_runs
 from rollrep.source.database import reading
 from rollrep.source.inspect import inspect, virtual_tables
 from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, is_current, read_ends, read_meta
@@ -36,6 +37,8 @@ class Status:
     tables: dict[str, str]
     """table to "captured", "changed: ..." or "not carried: ..." """
     journal_mode: str
+    migration: str | None
+    """"running", or "interrupted": then the next pull captures again; None where capture stands"""
     now: str
 
     def as_json(self) -> dict[str, object]:
@@ -61,6 +64,10 @@ class Status:
         ]
         if self.journal_mode != "wal":
             lines.append(f"  WARN     journal_mode is {self.journal_mode}; better: PRAGMA journal_mode = WAL")
+        if self.migration == "running":
+            lines.append("  PENDING  a migration runs: nothing is captured until it is over")
+        elif self.migration:
+            lines.append(f"  WARN     a migration was interrupted: nothing is captured; rollrep source install {name}")
         states: dict[str, list[str]] = {}
         for table, state in sorted(self.tables.items()):
             states.setdefault(state, []).append(table)
@@ -95,6 +102,7 @@ def read_status(db: apsw.Connection) -> Status:
             points=count_points(db),
             tables=_table_states(db),
             journal_mode=str(db.pragma("journal_mode")),
+            migration=("running" if migration_runs(db) else "interrupted") if is_taken_away(db) else None,
             now=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         )
 
@@ -110,7 +118,9 @@ def _table_states(db: apsw.Connection) -> dict[str, str]:
     for plan in plans:
         table = plan.shape.table
         known = captured.get(table)
-        if known is None:
+        if known is None and is_taken_away(db):
+            states[table] = "not captured: a migration took its triggers away"
+        elif known is None:
             states[table] = "new: captured from the next pull on"
         elif changed and known.columns != plan.shape.columns:
             states[table] = "changed: captured anew at the next pull"
