@@ -88,14 +88,14 @@ class _AtRest:
                 self._store.archive / str(line),
                 f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
             )
-        for seen in self._shadows.files():
-            self._shadow(seen)
+        damaged = [each for each in self._shadows.files() if not self._shadow(each)]
         self._mirror(segments, snapshots)
         self._strangers()
         points = self._catalog.points()
         reach = reach_of(segments, snapshots)
         self._out.points = len(points)
-        self._out.restorable = [point for point in points if reach.covers(point.line, point.id)]
+        reached = [point for point in points if reach.covers(point.line, point.id)]
+        self._out.restorable = without(reached, snapshots, damaged)
         return self._out
 
     def _segment(self, segment: Segment) -> bool:
@@ -109,13 +109,14 @@ class _AtRest:
                 sound.append(f"the catalog says that it has {segment.bytes} bytes")
         return not sound
 
-    def _shadow(self, seen: Seen) -> None:
+    def _shadow(self, seen: Seen) -> bool:
         raw = self._store.archive / f"verify.db{container.TEMPORARY}"
         try:
-            with self._looking_at(find_file(self._store, str(seen.path))):
+            with self._looking_at(find_file(self._store, str(seen.path))) as sound:
                 self._shadows.unpack(seen, raw)
         finally:
             remove_database(raw)
+        return not sound
 
     def _snapshot(self, snapshot: Snapshot) -> bool:
         path = find_file(self._store, snapshot.path)
@@ -187,6 +188,18 @@ class _AtRest:
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and str(path.relative_to(self._store.folder)) not in known:
                     self._out.notes.append(f"{path} is not in the catalog, and is not used")
+
+
+def without(
+    points: Sequence[CatalogPoint], snapshots: Sequence[Snapshot], damaged: Sequence[Seen]
+) -> list[CatalogPoint]:
+    """The points that are reached without these changes of virtual tables.  Pure."""
+
+    def is_reached(point: CatalogPoint) -> bool:
+        base = max(each.id for each in snapshots if each.line == point.line and each.id <= point.id)
+        return not any(each.line == point.line and base < each.id <= point.id for each in damaged)
+
+    return [point for point in points if not damaged or is_reached(point)]
 
 
 def gaps(segments: Sequence[Segment], holes: Sequence[Hole]) -> Iterator[tuple[int, int, int]]:

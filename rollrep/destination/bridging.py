@@ -24,7 +24,7 @@ import apsw
 import msgspec
 
 from rollrep.core.clock import monotonic_s
-from rollrep.core.nouns import Position
+from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.container import disk_room, unpack
@@ -33,9 +33,10 @@ from rollrep.destination.images import attach_log
 from rollrep.destination.mirror_db import State, open_mirror, write_state
 from rollrep.destination.mirroring import Moved, remove_database, transaction
 from rollrep.destination.replay import OrderNeeded, Replay, apply_facts
+from rollrep.destination.shadow_step import ShadowStep
 from rollrep.destination.store import Store
 from rollrep.query import all_rows, one_value
-from rollrep.wire.messages import Answer, SendForgotten
+from rollrep.wire.messages import Answer, Batch, SendForgotten
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 RUNG = "forgotten keys"
@@ -51,6 +52,8 @@ class Bridged:
     """What a bridge moved."""
 
     state: State
+    point: Point | None
+    """the one that stands at the head, if one does"""
     operations: int
     tables: list[Moved]
 
@@ -72,23 +75,32 @@ class Bridging:
         began = monotonic_s()
         with contextlib.closing(open_mirror(self._store.mirror)) as mirror, disk_room(self._store.mirror):
             gathered = Gathered(self._store.incoming)
+            shadows = ShadowStep(self._store, self._catalog, mirror, state)
+            line = Line(state.line, state.position.epoch)
+
+            def take(batch: Batch, packed: bytes, facts: Facts | None) -> None:
+                gathered.add(mirror, self._archive.add(mirror, line, batch, packed, facts).shapes, last=False)
+
             try:
                 answer = self._gather(mirror, state, gathered)
                 if answer is None:
                     return None
+                facts = shadows.gather(self._session, answer.facts, take)
                 gathered.attach(mirror)
-                new, operations = self._commit(mirror, state, answer)
-            except (SchemaChanged, OrderNeeded):
+                new, operations = self._commit(mirror, state, facts, shadows)
+            except (SchemaChanged, LogOverrun, OrderNeeded):
                 return None
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
+                shadows.close()
                 gathered.close()
                 remove_database(self._store.incoming)
+        shadows.settle(new.position.id)
         seconds = monotonic_s() - began
         tables = {shape.id: shape.table for shape in state.layout.shapes}
         moved = [Moved(tables[shape], RUNG, rows, None, seconds) for shape, rows in self._rows.items()]
-        return Bridged(new, operations, moved)
+        return Bridged(new, facts.point, operations, moved)
 
     def _gather(self, mirror: apsw.Connection, state: State, gathered: Gathered) -> Answer | None:
         """Archives and gathers all from the mirror's position to a head, which it gives."""
@@ -138,14 +150,16 @@ class Bridging:
             if said.is_last:
                 return position
 
-    def _commit(self, mirror: apsw.Connection, state: State, answer: Answer) -> tuple[State, int]:
-        head = answer.facts.head
-        new = msgspec.structs.replace(state, position=head, time=answer.facts.time)
+    def _commit(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowStep) -> tuple[State, int]:
+        head = facts.head
+        new = msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None)
+        shadows.archive(head.id)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
         with transaction(mirror):
             operations = replay.window(state.position.id + 1, head.id)
             replay.finish()
-            apply_facts(mirror, answer.facts, state.layout.shapes)
+            shadows.put()
+            apply_facts(mirror, facts, state.layout.shapes)
             write_state(mirror, new)
             if self._has_gap:
                 # Before the commit: the mirror never stands behind a hole that the catalog does not know.

@@ -27,17 +27,17 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snaps
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
-from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, seen_at, state_of, write_state
+from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_archive import ShadowArchive
-from rollrep.destination.shadow_pull import ShadowPull
+from rollrep.destination.shadow_step import ShadowStep
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.destination.trash import empty_trash
-from rollrep.wire.messages import Answer, Hello
+from rollrep.wire.messages import Answer, Batch, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 MOST_RESTARTS = 8
@@ -155,8 +155,7 @@ class _Pull:
 
     def _bridge(self, state: State, answer: Answer) -> State | None:
         """Over what the log has forgotten by its forgotten keys; None where that is not the way."""
-        if answer.reason != "pruned" or answer.layout is not None or state.layout.virtuals:
-            # Virtual tables have no keys to forget: their shadow tables are compared by the mirror operation.
+        if answer.reason != "pruned" or answer.layout is not None:
             return None
         hello = lambda position: self._hello(state, position, again=True)  # noqa: E731
         bridged = Bridging(self._store, self._catalog, self._archive, self._session, hello).bridge(state)
@@ -164,6 +163,7 @@ class _Pull:
             return None
         self._out.answer, self._out.reason, self._out.operations = "mirror", "pruned", bridged.operations
         self._out.moved = bridged.tables
+        self._head_point = bridged.point
         return bridged.state
 
     def _hello(self, state: State | None, position: Position | None, *, again: bool = False) -> Answer:
@@ -188,11 +188,11 @@ class _Pull:
     def _resume(self, state: State, archived: Position, answer: Answer) -> State:
         facts = answer.facts
         with contextlib.closing(open_mirror(self._store.mirror)) as mirror, disk_room(self._store.mirror):
-            shadows = self._shadows(mirror, state)
+            shadows = ShadowStep(self._store, self._catalog, mirror, state)
             try:
-                if shadows or facts.head.id > state.position.id:
+                if shadows.looks or facts.head.id > state.position.id:
                     facts = self._gather(mirror, state, archived, answer, shadows)
-                if facts.head.id > state.position.id or (shadows and shadows.change):
+                if facts.head.id > state.position.id or shadows.changes:
                     self._commit_replay(mirror, state, facts, shadows)
                 elif state.virtual_as_of is not None or not has_facts(mirror, facts, state.layout.shapes):
                     with transaction(mirror):
@@ -202,22 +202,12 @@ class _Pull:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
-                if shadows:
-                    shadows.close()
-        if shadows:
-            self._seen.unchanged(state.line, facts.head.id, state.layout.virtuals)
+                shadows.close()
+        shadows.settle(facts.head.id)
         return msgspec.structs.replace(state, position=facts.head, time=facts.time, virtual_as_of=None)
 
-    def _shadows(self, mirror: apsw.Connection, state: State) -> ShadowPull | None:
-        if not state.layout.virtuals:
-            return None
-        # What was archived and never came into the mirror is found anew, from what the mirror has.
-        self._seen.drop_beyond(state.line, seen_at(state))
-        self._seen.unchanged(state.line, seen_at(state), state.layout.virtuals)
-        return ShadowPull(self._store, mirror, state)
-
     def _gather(
-        self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowPull | None
+        self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowStep
     ) -> Facts:
         """Archives what the source sends, and leaves every row to replay in `batch.log` of `mirror`.
 
@@ -226,46 +216,37 @@ class _Pull:
         facts at the end of it: those of the answer, or of the moment at which shadow tables were looked at.
         """
         line = Line(state.line, state.position.epoch)
-        facts, after, head = answer.facts, state.position.id, answer.facts.head.id
+        after, head = state.position.id, answer.facts.head.id
         gathered = Gathered(self._store.incoming)
+
+        def take(batch: Batch, packed: bytes, facts: Facts | None) -> None:
+            holds = self._archive.add(mirror, line, batch, packed, facts)
+            gathered.add(mirror, holds.shapes, last=batch.last == head and not shadows.looks)
+
         try:
             for holds in self._archive.attached(mirror, line.line, after, archived.id):
-                gathered.add(mirror, holds.shapes, last=holds.last == head and shadows is None)
+                gathered.add(mirror, holds.shapes, last=holds.last == head and not shadows.looks)
             for batch, packed in self._session.batches(archived.id, head):
-                is_last = batch.last == head
-                holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                gathered.add(mirror, holds.shapes, last=is_last and shadows is None)
-            if shadows:
-                for found in shadows.ask_until_complete(self._session, head, seen_at(state)):
-                    if found.tail:
-                        holds = self._archive.add(mirror, line, *found.tail, found.facts)
-                        gathered.add(mirror, holds.shapes, last=False)
-                    facts = found.facts or facts
-                self._head_point = facts.point
+                take(batch, packed, answer.facts if batch.last == head else None)
+            facts = shadows.gather(self._session, answer.facts, take)
         except BaseException:
             gathered.close()
             raise
+        self._head_point = facts.point
         gathered.attach(mirror)
         return facts
 
-    def _commit_replay(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowPull | None) -> None:
+    def _commit_replay(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowStep) -> None:
         head = facts.head
-        if shadows and shadows.change:
-            self._out.virtual_tables = self._seen.add(
-                state.line, seen_at(state), head.id, shadows.change, state.layout.virtuals
-            )
-            shadows.attach()
+        self._out.virtual_tables = shadows.archive(head.id)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, finished=True)
         with transaction(mirror):
             for first in range(state.position.id + 1, head.id + 1, WINDOW_ROWS):
                 self._out.operations += replay.window(first, min(head.id, first + WINDOW_ROWS - 1))
             replay.finish()
-            if shadows:
-                shadows.put()
+            shadows.put()
             apply_facts(mirror, facts, state.layout.shapes)
             write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))
-        if shadows:
-            shadows.detach()
 
     # mirror
 

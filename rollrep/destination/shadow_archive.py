@@ -100,6 +100,12 @@ class ShadowArchive:
         if virtuals or self._exists():
             self._put(line, log_id, log_id, None, 0, [], [each.name for each in virtuals])
 
+    def require(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
+        """A mirror operation that died before it could say so led to `log_id`, if nothing says what is there."""
+        newest = self._newest(line, log_id)
+        if newest is None or set(newest.carried) != {each.name for each in virtuals}:
+            self.begin(line, log_id, virtuals)
+
     def unchanged(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
         """The state seen last is still that of the source as of `log_id`."""
         newest = self._newest(line, log_id)

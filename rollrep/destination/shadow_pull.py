@@ -54,6 +54,7 @@ class ShadowPull:
         self._shapes = shadow_shapes(state.layout)
         self._received: Received | None = None
         self.change: Change | None = None
+        self._is_attached = False
         load_digests(mirror, "sha1")
 
     def ask(self, session: Session, position: int, seen_at: int, *, most_bytes: int = 0) -> Answered:
@@ -90,6 +91,7 @@ class ShadowPull:
         """Puts the change beside the mirror; call it outside of transactions."""
         if self.change:
             attach_change(self._mirror, self.change)
+            self._is_attached = True
 
     def put(self) -> None:
         """Makes the change, inside the transaction that moves the position."""
@@ -97,8 +99,9 @@ class ShadowPull:
             put_change(self._mirror, self.change)
 
     def detach(self) -> None:
-        if self.change:
+        if self._is_attached:
             detach_change(self._mirror)
+            self._is_attached = False
 
     def close(self) -> None:
         """Removes the files."""

@@ -38,6 +38,7 @@ from rollrep.source.log import (
     knows_header,
     read_header,
     read_meta,
+    write_unseen_mark,
 )
 from rollrep.source.tables import (
     FORGOTTEN,
@@ -153,11 +154,7 @@ def note_header(db: apsw.Connection, seen_through: int) -> None:
         return
     with writing(db):
         if seen_through == one_value(db, f"SELECT max(id) FROM {LOG}"):
-            db.execute(
-                f"INSERT INTO {LOG}(at, shape, op, size, v0)"
-                f" VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?)",
-                (HEADER_MARK,),
-            )
+            write_unseen_mark(db, HEADER_MARK)
         _remember_header(db)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.nouns import Facts, Op, Point, Position, Refused, Shape
 from rollrep.query import all_rows, find_row, one_row, one_value
-from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, SCHEMA_TEXT, SHAPE, Limits
+from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, POINT_SIZE, SCHEMA_TEXT, SHAPE, Limits
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
 """SQL for a Julian day as ISO 8601 in UTC with milliseconds; on every side the same rounding"""
@@ -26,8 +26,8 @@ MS_OF_1970 = 210_866_760_000_000
 MS = f"({MS_AT.format('at')} - {MS_OF_1970})"
 """SQL for a log row's time in milliseconds since 1970"""
 
-HEADER_MARK = "header"
-"""what the mark says that stands where user_version or application_id was seen to be another"""
+HEADER_MARK, VIRTUAL_MARK = "header", "virtual tables changed"
+"""what a mark says that only gives a log id of its own to a state that no trigger saw come"""
 
 MIGRATING_MARK = "migrating"
 """what the mark says after which nothing was captured, because a migration ran"""
@@ -121,9 +121,19 @@ def knows_header(db: apsw.Connection) -> bool:
 def first_mark_after(db: apsw.Connection, log_id: int) -> int | None:
     """The oldest row after `log_id` that says capture was made anew, or the log was begun."""
     found: int | None = one_value(
-        db, f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d} AND v0 <> ?", (log_id, HEADER_MARK)
+        db,
+        f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d} AND v0 NOT IN (?, ?)",
+        (log_id, HEADER_MARK, VIRTUAL_MARK),
     )
     return found
+
+
+def write_unseen_mark(db: apsw.Connection, what: str) -> None:
+    """Logs HEADER_MARK or VIRTUAL_MARK, inside a write transaction."""
+    db.execute(
+        f"INSERT INTO {LOG}(at, shape, op, size, v0) VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?)",
+        (what,),
+    )
 
 
 def current_shapes(db: apsw.Connection) -> list[Shape]:

@@ -23,13 +23,12 @@ import apsw
 
 from rollrep.core import sql
 from rollrep.core.errors import Temporary
-from rollrep.core.nouns import Facts, Op, Shape
+from rollrep.core.nouns import Facts, Shape
 from rollrep.core.tokens import key_columns, make_key
 from rollrep.query import one_row, one_value
 from rollrep.source.database import writing
-from rollrep.source.log import Meta
+from rollrep.source.log import VIRTUAL_MARK, Meta, write_unseen_mark
 from rollrep.source.reader import IMAGE_BYTES, IMAGE_PAGE_SIZE, Reader
-from rollrep.source.tables import LOG, POINT_SIZE
 from rollrep.wire.images import rows_table
 from rollrep.wire.messages import Batch, Key, SendShadows, ShadowRows
 from rollrep.wire.ranges import digest_query, range_where
@@ -71,10 +70,7 @@ class Shadows:
             if not self._differ or not known:
                 return tail, facts
             with writing(self._db):
-                self._db.execute(
-                    f"INSERT INTO {LOG}(at, shape, op, size, v0) VALUES"
-                    f" (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, 'virtual tables changed')"
-                )
+                write_unseen_mark(self._db, VIRTUAL_MARK)
         raise Temporary(f"the log of {self._db.filename} is set back again and again", remedy="pull again")
 
     def rows(self) -> Iterator[tuple[ShadowRows, bytes]]:
