@@ -154,26 +154,6 @@ def test_point_is_searched_when_a_question_is_asked_of_it(kept: Kept) -> None:
     assert kept.type("query", "job", found).startswith("count(*)\n0\n")
 
 
-def test_virtual_table_is_refused_by_name_when_it_alone_is_to_be_restored(kept: Kept) -> None:
-    said = kept.type("restore", "job", "--table", "OUTER5", "-o", kept.folder / "part.db", code=2)
-    assert "OUTER5 is a virtual table" in said and "restore the whole database" in said
-    assert not (kept.folder / "part.db").exists()
-    kept.type("restore", "job", "--table", "note", "-o", kept.folder / "part.db")
-    with contextlib.closing(apsw.Connection(str(kept.folder / "part.db"))) as db:
-        names = [name for (name,) in db.execute("SELECT name FROM sqlite_schema")]
-    assert names == ["note"]
-
-
-def test_newest_state_is_copied_from_the_mirror_when_virtual_tables_are_of_it(kept: Kept) -> None:
-    kept.write(5)
-    kept.same()
-    assert "would copy the mirror" in kept.type("restore", "job", "-o", kept.folder / "latest.db", "-n")
-    kept.type("restore", "job", "-o", kept.folder / "latest.db")
-    now = kept.kept[max(kept.kept)]
-    oracle.assert_same(now, kept.folder / "latest.db")
-    assert_searches_alike(now, kept.folder / "latest.db")
-
-
 def points_of(kept: Kept) -> dict[int, CatalogPoint]:
     with Catalog(kept.store.catalog) as catalog:
         return {point.id: point for point in restorable(catalog)}

@@ -24,6 +24,7 @@ from rollrep.destination.mirror_db import open_mirror
 from rollrep.destination.mirroring import transaction
 from rollrep.destination.replay import set_sequence
 from rollrep.destination.schema import evolve
+from rollrep.destination.shadows import virtual_names
 from rollrep.query import all_rows, one_value
 
 
@@ -40,10 +41,10 @@ def wanted_shapes(layout: Layout, tables: Sequence[str]) -> tuple[Shape, ...]:
 
 def unknown_table(table: str, layout: Layout) -> UsageError:
     """The error for a table that the database did not have then, or that is not carried."""
-    if table.casefold() in {each.name.casefold() for each in layout.virtuals}:
+    if table.casefold() in {name.casefold() for name in virtual_names(layout)}:
         return UsageError(
-            f"{table} is a virtual table, which is of no use without the tables it speaks of",
-            remedy="restore the whole database, and take what you need from it",
+            f"{table} is, or is part of, a virtual table, which is restored with its whole database only",
+            remedy="leave out --table, and take what you need from the file",
         )
     names = [shape.table for shape in layout.shapes]
     near = difflib.get_close_matches(table, names, n=1)

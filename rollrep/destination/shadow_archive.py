@@ -162,14 +162,18 @@ class ShadowArchive:
         holds = container.read_holds(path, KIND, ChangeHolds)
         if (holds.line, holds.id) != (line, log_id):
             raise VerifyFailed(f"{path} leads to log id {holds.id} of line {holds.line}, not where its name says")
-        before = [seen for seen in self._rows(line) if seen.id < log_id]
-        stands = {each.id for each in self._catalog.snapshots() if each.line == line}
-        if not before or (before[-1].id != holds.previous and holds.previous in stands):
-            self._put(line, holds.previous, holds.previous, None, 0, [], holds.carried)
-        elif before[-1].id != holds.previous:
-            self._put(line, log_id, log_id, f"{_path(line, holds.previous)}", 0, [], [])
-            raise VerifyFailed(f"{path} leads on from {_path(line, holds.previous)}, which is missing")
-        self._db.execute("UPDATE shadow SET through = ? WHERE line = ? AND id = ?", (holds.after, line, holds.previous))
+        before = [seen.id for seen in self._rows(line) if seen.id < log_id]
+        begins = holds.previous
+        if not before or before[-1] != begins:
+            # What led to the state before is not here: it is known from where a snapshot holds it.
+            stands = [each.id for each in self._catalog.snapshots() if each.line == line]
+            begins = min((each for each in stands if holds.previous <= each <= holds.after), default=-1)
+            if begins < 0:
+                missing = _path(line, holds.previous)
+                self._put(line, log_id, log_id, missing, 0, [], [])
+                raise VerifyFailed(f"{path} leads on from {missing}, which is missing")
+            self._put(line, begins, begins, None, 0, [], holds.carried)
+        self._db.execute("UPDATE shadow SET through = ? WHERE line = ? AND id = ?", (holds.after, line, begins))
         self._put(line, log_id, holds.after, relative, path.stat().st_size, holds.changed, holds.carried)
 
     def earlier(self, line: int, log_id: int) -> list[Earlier]:
