@@ -15,7 +15,7 @@ BIN    := .venv/bin
 PIP    := -m pip --quiet --disable-pip-version-check
 # What the lock holds beside the dependencies in pyproject.toml: the build backend, so that nothing floats.
 BUILD  := hatchling editables
-DOORS  := demo test statements applications check bench lock clean
+DOORS  := demo test check bench lock clean
 
 .DEFAULT_GOAL := help
 .PHONY: help $(DOORS) lint format types rooms python
@@ -25,8 +25,6 @@ MAKEFLAGS += --no-print-directory
 help:
 	@echo "make demo     two machines, a broken line, a wrong DELETE, and the way back; proven, in a minute"
 	@echo "make test     all tests, doctests included             ARGS='-k restore -x'"
-	@echo "make statements      all of SQLite's own test statements on a captured database, a few minutes"
-	@echo "make applications    Django, Optuna, better-sqlite3, the sqlite3 shell on captured databases"
 	@echo "make check    ruff, formatting, mypy, import rules"
 	@echo "make bench    measures                                 ARGS=--help"
 	@echo "make lock     writes $(LOCK) anew from pyproject.toml"
@@ -37,13 +35,6 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --doctest-modules rollrep plugins tests $(ARGS)
-
-statements: $(STAMP)
-	@ROLLREP_STATEMENTS=all $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/test_statements.py $(ARGS)
-
-# Needs pip and npm at work, and the sqlite3 shell; fails where they are not.
-applications: $(STAMP)
-	@ROLLREP_APPLICATIONS=all $(BIN)/python -m pytest -q -n $(WORKERS) tests/test_applications.py $(ARGS)
 
 # Each part runs although one before it failed: so one run shows all there is to mend.
 check: $(STAMP)
