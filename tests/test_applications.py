@@ -2,9 +2,12 @@
 
     the application ──► app.db + log ──rollrep pull, again and again──► mirror ──► restore == app.db, by dbhash
 
-Python's own sqlite3 always; Django, Optuna, better-sqlite3 and the sqlite3 shell with ROLLREP_APPLICATIONS=all, so
-`ROLLREP_APPLICATIONS=all make test ARGS='-k test_applications'`.  What one of those needs is put into build/applications by pip and npm; where that can't
-be done the test fails and says so.
+Python's own sqlite3 always; Django, Optuna, better-sqlite3 and the sqlite3 shell where ROLLREP_APPLICATIONS=all is set:
+
+    ROLLREP_APPLICATIONS=all make test ARGS='-k test_applications'
+
+What one of those needs is put into build/applications by pip and npm; where that can't be done the test fails and
+says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SQLite's own statements, written by others: the mirror and every restored point are the source all the same.
 
-35,000 statements of 492 of SQLite's test files; a third of the files here, all of them with
-ROLLREP_STATEMENTS=all (`make test ARGS='-k test_statements'`)
+35,000 statements of 492 of SQLite's test files; a sixth of the files here, and all of them with:
+
+    ROLLREP_STATEMENTS=all make test ARGS='-k test_statements'
 """
 
 from __future__ import annotations
