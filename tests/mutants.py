@@ -167,8 +167,8 @@ MUTANTS = (
     Mutant(
         "the position is committed behind the rows",
         "destination/pull.py",
-        "            apply_facts(mirror, answer.facts, state.layout.shapes)\n            write_state(mirror, new)\n",
-        "            apply_facts(mirror, answer.facts, state.layout.shapes)\n        write_state(mirror, new)\n",
+        "            apply_facts(mirror, facts, state.layout.shapes)\n            write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))\n\n",
+        "            apply_facts(mirror, facts, state.layout.shapes)\n        write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))\n\n",
         STEPS + "rows_stay_out_when_the_process_dies_before_the_position_is_written",
         r"assert \(100, 22",
     ),

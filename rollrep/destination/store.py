@@ -45,6 +45,7 @@ class Store:
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"
         self.trash = self.folder / "trash"
+        self.reading = self.folder / "reading.lock"
         self.cache = self.folder / "cache"
         self.keys = self.folder / "keys.db"
         self.rehearsal = self.folder / "rehearsal"
@@ -58,6 +59,7 @@ class Store:
         try:
             for folder in (self.folder, self.archive, self.snapshots):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.reading.touch(mode=0o600)
         except OSError as error:
             raise UsageError(
                 f"the store {self.folder} can't be made: {error.strerror}",

@@ -132,6 +132,6 @@ def is_disk_short(store: Store) -> bool:
 def _open(store: Store) -> int | None:
     """None where the folder can't be written: then nobody removes anything from it either."""
     try:
-        return os.open(store.folder / "reading.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(store.reading, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
