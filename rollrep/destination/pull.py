@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from rollrep import __version__
-from rollrep.core.clock import from_iso, now
+from rollrep.core.clock import from_iso, monotonic_s, now
 from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
@@ -111,11 +111,12 @@ class _Pull:
         self._head_point: Point | None = None
 
     def run(self) -> Outcome:
+        began_s = monotonic_s()
         try:
             state = self._follow()
         finally:
             self._mirroring.close()
-        self._settle(state)
+        self._settle(state, monotonic_s() - began_s)
         return self._out
 
     def _follow(self) -> State:
@@ -358,7 +359,7 @@ class _Pull:
 
     # afterwards
 
-    def _settle(self, state: State) -> None:
+    def _settle(self, state: State, seconds: float) -> None:
         """The catalog learns what the mirror has; a snapshot is taken when one is due."""
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
@@ -375,4 +376,5 @@ class _Pull:
                 reason=self._out.reason,
                 tables=[dataclasses.asdict(each) for each in self._out.moved],
                 head=state.position.id,
+                seconds=round(seconds, 3),
             )

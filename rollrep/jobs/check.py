@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rollrep.destination.mirror_db import refuse_another_source, state_of
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
 from rollrep.jobs.run import options_of, session_with, store_of
+from rollrep.jobs.sleeping import judge
 from rollrep.jobs.verify import REST_EVENT, SOURCE_EVENT
 from rollrep.transport.address import parse_address
 from rollrep.wire.messages import Answer, Hello
@@ -48,9 +50,11 @@ class Item:
     text: str
     next: str = ""
     exit_code: int = 1
+    more: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """what `--json` tells besides, in keys of the item's own"""
 
     def as_json(self) -> dict[str, object]:
-        return {"item": self.item, "state": self.state, "text": self.text, "next": self.next or None}
+        return {"item": self.item, "state": self.state, "text": self.text, "next": self.next or None, **self.more}
 
 
 def accept(job: Job, fingerprint: str) -> Path:
@@ -78,7 +82,7 @@ def _source(config: Config, job: Job) -> list[Item]:
         state = state_of(store_of(config, job).mirror)
         position = state.position if state else None
         with session_with(job) as (session, address):
-            answer = session.hello(Hello(__version__, address.database, position))
+            answer = session.hello(Hello(__version__, address.database, position, tell_lasting=True))
         if state:
             refuse_another_source(state, answer.database_id, answer.instance, job.name)
     except RollrepError as error:
@@ -91,8 +95,29 @@ def _source(config: Config, job: Job) -> list[Item]:
             f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
         ),
         *([Item("log", WARN, WHY_MIRROR[answer.reason])] if answer.reason in WHY_MIRROR else []),
+        *_lasting(config, job, answer, address.database),
         *_about(answer),
     ]
+
+
+def _lasting(config: Config, job: Job, answer: Answer, database: str) -> list[Item]:
+    """How long this job may sleep, and what a mirror operation took the last time."""
+    if answer.lasting is None:
+        return []
+    found = judge(answer.lasting, job.every_s, _mirror_took_s(config, job), f"rollrep pull {job.name}", database)
+    return [Item("window", WARN if found.next else OK, found.text, found.next, more=found.more)]
+
+
+def _mirror_took_s(config: Config, job: Job) -> float | None:
+    store = store_of(config, job)
+    if not store.exists():
+        return None
+    try:
+        with Catalog(store.catalog) as catalog:
+            last = catalog.last_event("mirror")
+    except RollrepError:
+        return None  # what is wrong with the catalog is an item of its own
+    return last[1].get("seconds") if last else None
 
 
 def _about(answer: Answer) -> list[Item]:

@@ -45,6 +45,7 @@ from rollrep.source.log import (
 )
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
+from rollrep.source.window import read_windows
 from rollrep.wire import frames, messages
 from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason
 
@@ -88,6 +89,11 @@ def choose(position: Position | None, meta: Meta, ends: Ends, proof: str | None)
     if proof != position.proof:
         return "mirror", "diverged"
     return ("up_to_date" if position.id == ends.newest else "resume"), ""
+
+
+def _known_id(position: Position | None, reason: MirrorReason) -> int | None:
+    """Where in this log a destination stands; None where its history is another one."""
+    return None if position is None or reason in ("epoch", "ahead", "diverged") else position.id
 
 
 def digest_of(layout: Layout) -> str:
@@ -217,6 +223,9 @@ class _Server:
             version=__version__,
             sqlite_version=apsw.sqlite_lib_version(),
             journal_mode=str(db.pragma("journal_mode")),
+            lasting=read_windows(db, meta, ends).lasting(_known_id(hello.position, reason))
+            if hello.tell_lasting
+            else None,
         )
 
     def _send_batches(self, wanted: messages.SendBatches) -> None:
