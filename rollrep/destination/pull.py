@@ -27,6 +27,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snaps
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
+from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
@@ -43,8 +44,6 @@ from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 MOST_RESTARTS = 8
 """how often one pull begins its mirror operation anew before it says that it can't keep up"""
 WINDOW_ROWS = 524_288
-OLD_LINE_ENDS = frozenset({"epoch", "diverged", "ahead"})
-"""answers after which the source's history is another one"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Wishes:
     """mirror again although the position is good"""
     accept_source: bool = False
     """believe that a source of another identity is the right one now"""
+    stop_on_history_lost: bool = False
+    """mirror a source whose history is another one only where `mirror` says so"""
 
 
 @dataclasses.dataclass
@@ -313,7 +314,11 @@ class _Pull:
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
-        if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
+        if state is None:
+            return
+        if self._wishes.stop_on_history_lost and not self._wishes.mirror:
+            refuse_another_history(answer)
+        if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             record_points(self._catalog, self._archive, state, [])
             take_snapshot(self._store, self._catalog)
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from rollrep import __version__
 from rollrep.core import clock
-from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
 from rollrep.core.units import show_duration
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import refuse_another_source, state_of
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
@@ -94,10 +95,17 @@ def _source(config: Config, job: Job) -> list[Item]:
             OK,
             f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
         ),
-        *([Item("log", WARN, WHY_MIRROR[answer.reason])] if answer.reason in WHY_MIRROR else []),
+        *([_next_pull(job, answer.reason)] if answer.reason in WHY_MIRROR else []),
         *_lasting(config, job, answer, address.database),
         *_about(answer),
     ]
+
+
+def _next_pull(job: Job, reason: str) -> Item:
+    if job.stop_on_history_lost and reason in OLD_LINE_ENDS:
+        stops = f'{WHAT[reason]}, and on_history_lost is "stop": pulls end here'
+        return Item("log", FAIL, stops, f"rollrep mirror {job.name}", MirrorNeeded.exit_code)
+    return Item("log", WARN, WHY_MIRROR[reason])
 
 
 def _lasting(config: Config, job: Job, answer: Answer, database: str) -> list[Item]:
