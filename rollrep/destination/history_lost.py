@@ -31,5 +31,5 @@ def refuse_another_history(answer: Answer) -> None:
     if answer.reason in OLD_LINE_ENDS:
         raise MirrorNeeded(
             f'{WHAT[answer.reason]}, and on_history_lost is "stop": the mirror was left as it is',
-            remedy="when you have looked, rollrep mirror JOB goes on, and keeps the mirror of today as a line of its own",
+            remedy="when you have looked, rollrep mirror JOB goes on, and keeps the old line",
         )

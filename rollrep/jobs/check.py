@@ -38,9 +38,7 @@ KEPT = "the next pull mirrors again, and keeps the mirror of today as a line of 
 WHY_MIRROR = {
     "pruned": "the log has forgotten where the mirror stands: the next pull mirrors again"
     " (a larger --keep-rows, or pulling more often, makes it rarer)",
-    "epoch": f"the log was begun anew: {KEPT}",
-    "ahead": f"the source is older than the mirror, as after a restore: {KEPT}",
-    "diverged": f"the source's history is not the mirror's, as after a restore: {KEPT}",
+    **{reason: f"{what}: {KEPT}" for reason, what in WHAT.items()},
 }
 
 
