@@ -72,6 +72,7 @@ def test_config_has_all_it_says_when_every_key_is_given(tmp_path: Path, monkeypa
 def test_job_has_the_defaults_when_only_its_source_is_given(tmp_path: Path) -> None:
     job = load_config(written(tmp_path, FULL)).jobs["till.2"]
     assert (job.every_s, job.snapshot_s, job.remote_command) == (10.0, 3600.0, "rollrep source serve")
+    assert not job.stop_on_history_lost
     assert job.keep == Keep(operations_s=7 * 86400.0, last=0, hourly=48, daily=30, weekly=0, monthly=12)
     assert (job.identity, job.known_hosts, job.ssh_config) == (None, None, None)
 
@@ -102,7 +103,7 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         (job("", "# every", "evry = 1"), '6: unknown key "evry" in [jobs.shop]; did you mean "every"?'),
         (
             job("colour = 1"),
-            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, rehearse, rehearse_queries, '
+            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, rehearse, rehearse_queries, on_history_lost, '
             "identity, known_hosts, ssh_config, remote_command",
         ),
         ("\nstroe = 1", '2: unknown key "stroe"; did you mean "store"?'),

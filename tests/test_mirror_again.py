@@ -192,15 +192,20 @@ def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhi
     pair.same_at(*after)
 
 
+@pytest.mark.parametrize(("keep_keys", "reason"), [(100_000, "diverged"), (0, "pruned")])
 def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror(
-    pair: OverrunPair,
+    pair: OverrunPair, keep_keys: int, reason: str
 ) -> None:
-    """By number alone the keys seem to reach back; the row at the position was another one."""
-    pair.start()
+    """By number alone the keys seem to reach back; the row at the position was another one.
+
+    What the source has lost stays: as a line of its own where its key tells, else before the hole.
+    """
+    pair.start(keep_keys=keep_keys)
     backup = pair.folder / "backup.db"
     copy_source(pair.path, backup)
     for n in range(20):
         pair.do("UPDATE account SET city = 'lost' WHERE id = ?", (n + 1,))
+    lost = pair.point()
     pair.pull()
     pair.db.close()
     for ending in ("-wal", "-shm"):
@@ -210,8 +215,13 @@ def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went
     for n in range(900):
         pair.do("UPDATE account SET city = 'new' WHERE id = ?", (n + 1_000,))
     outcome = pair.pull()
-    assert (outcome.reason, rungs(outcome)) == ("pruned", {"digests"})
+    assert (outcome.reason, rungs(outcome)) == (reason, {"digests"})
     pair.same()
+    pair.same_at(*lost)
+    with Catalog(pair.store.catalog) as catalog:
+        assert [story.reason for story in catalog.line_stories()] == ["first", "diverged"][: 1 + (reason == "diverged")]
+        snapshots = [(each.line, each.id) for each in catalog.snapshots()]
+    assert ((1, lost[0]) in snapshots) == (reason == "diverged")
 
 
 def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair: OverrunPair) -> None:

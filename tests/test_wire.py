@@ -515,6 +515,16 @@ def test_answer_is_the_safe_one_when_the_position_is(
     assert choose(position, META, ENDS, proof) == expected
 
 
+@pytest.mark.parametrize(
+    ("stands_ms", "forgotten_ms", "reason"),
+    [(7, 7, "pruned"), (7, 8, "diverged"), (7, None, "pruned"), (None, 8, "pruned"), (None, None, "pruned")],
+)
+def test_forgotten_row_is_another_history_when_it_was_written_at_another_time(
+    stands_ms: int | None, forgotten_ms: int | None, reason: str
+) -> None:
+    assert choose(Position("epoch", 9, "p", stands_ms), META, ENDS, None, forgotten_ms) == ("mirror", reason)
+
+
 @pytest.mark.parametrize("row", [1, 5])
 @pytest.mark.parametrize("column", ["at", "shape", "op", "v0", "v1"])
 def test_answer_is_diverged_when_the_row_at_the_position_is_another(source: Path, row: int, column: str) -> None:

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from rollrep import __version__
-from rollrep.core.clock import from_iso, now
+from rollrep.core.clock import from_iso, monotonic_s, now
 from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
@@ -27,6 +27,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snaps
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
+from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
@@ -43,8 +44,6 @@ from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 MOST_RESTARTS = 8
 """how often one pull begins its mirror operation anew before it says that it can't keep up"""
 WINDOW_ROWS = 524_288
-OLD_LINE_ENDS = frozenset({"epoch", "diverged", "ahead"})
-"""answers after which the source's history is another one"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Wishes:
     """mirror again although the position is good"""
     accept_source: bool = False
     """believe that a source of another identity is the right one now"""
+    stop_on_history_lost: bool = False
+    """mirror a source whose history is another one only where `mirror` says so"""
 
 
 @dataclasses.dataclass
@@ -111,11 +112,12 @@ class _Pull:
         self._head_point: Point | None = None
 
     def run(self) -> Outcome:
+        began_s = monotonic_s()
         try:
             state = self._follow()
         finally:
             self._mirroring.close()
-        self._settle(state)
+        self._settle(state, monotonic_s() - began_s)
         return self._out
 
     def _follow(self) -> State:
@@ -312,7 +314,11 @@ class _Pull:
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
-        if state and (answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id):
+        if state is None:
+            return
+        if self._wishes.stop_on_history_lost and not self._wishes.mirror:
+            refuse_another_history(answer)
+        if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             record_points(self._catalog, self._archive, state, [])
             take_snapshot(self._store, self._catalog)
 
@@ -358,7 +364,7 @@ class _Pull:
 
     # afterwards
 
-    def _settle(self, state: State) -> None:
+    def _settle(self, state: State, seconds: float) -> None:
         """The catalog learns what the mirror has; a snapshot is taken when one is due."""
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
@@ -375,4 +381,5 @@ class _Pull:
                 reason=self._out.reason,
                 tables=[dataclasses.asdict(each) for each in self._out.moved],
                 head=state.position.id,
+                seconds=round(seconds, 3),
             )

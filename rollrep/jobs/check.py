@@ -8,18 +8,21 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rollrep import __version__
 from rollrep.core import clock
-from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
 from rollrep.core.units import show_duration
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import refuse_another_source, state_of
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
 from rollrep.jobs.run import options_of, session_with, store_of
+from rollrep.jobs.sleeping import judge
 from rollrep.jobs.verify import REST_EVENT, SOURCE_EVENT
 from rollrep.transport.address import parse_address
 from rollrep.wire.messages import Answer, Hello
@@ -35,9 +38,7 @@ KEPT = "the next pull mirrors again, and keeps the mirror of today as a line of 
 WHY_MIRROR = {
     "pruned": "the log has forgotten where the mirror stands: the next pull mirrors again"
     " (a larger --keep-rows, or pulling more often, makes it rarer)",
-    "epoch": f"the log was begun anew: {KEPT}",
-    "ahead": f"the source is older than the mirror, as after a restore: {KEPT}",
-    "diverged": f"the source's history is not the mirror's, as after a restore: {KEPT}",
+    **{reason: f"{what}: {KEPT}" for reason, what in WHAT.items()},
 }
 
 
@@ -48,9 +49,11 @@ class Item:
     text: str
     next: str = ""
     exit_code: int = 1
+    more: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """what `--json` tells besides, in keys of the item's own"""
 
     def as_json(self) -> dict[str, object]:
-        return {"item": self.item, "state": self.state, "text": self.text, "next": self.next or None}
+        return {"item": self.item, "state": self.state, "text": self.text, "next": self.next or None, **self.more}
 
 
 def accept(job: Job, fingerprint: str) -> Path:
@@ -78,7 +81,7 @@ def _source(config: Config, job: Job) -> list[Item]:
         state = state_of(store_of(config, job).mirror)
         position = state.position if state else None
         with session_with(job) as (session, address):
-            answer = session.hello(Hello(__version__, address.database, position))
+            answer = session.hello(Hello(__version__, address.database, position, tell_lasting=True))
         if state:
             refuse_another_source(state, answer.database_id, answer.instance, job.name)
     except RollrepError as error:
@@ -90,9 +93,37 @@ def _source(config: Config, job: Job) -> list[Item]:
             OK,
             f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
         ),
-        *([Item("log", WARN, WHY_MIRROR[answer.reason])] if answer.reason in WHY_MIRROR else []),
+        *([_next_pull(job, answer.reason)] if answer.reason in WHY_MIRROR else []),
+        *_lasting(config, job, answer, address.database),
         *_about(answer),
     ]
+
+
+def _next_pull(job: Job, reason: str) -> Item:
+    if job.stop_on_history_lost and reason in OLD_LINE_ENDS:
+        stops = f'{WHAT[reason]}, and on_history_lost is "stop": pulls end here'
+        return Item("log", FAIL, stops, f"rollrep mirror {job.name}", MirrorNeeded.exit_code)
+    return Item("log", WARN, WHY_MIRROR[reason])
+
+
+def _lasting(config: Config, job: Job, answer: Answer, database: str) -> list[Item]:
+    """How long this job may sleep, and what a mirror operation took the last time."""
+    if answer.lasting is None:
+        return []
+    found = judge(answer.lasting, job.every_s, _mirror_took_s(config, job), f"rollrep pull {job.name}", database)
+    return [Item("window", WARN if found.next else OK, found.text, found.next, more=found.more)]
+
+
+def _mirror_took_s(config: Config, job: Job) -> float | None:
+    store = store_of(config, job)
+    if not store.exists():
+        return None
+    try:
+        with Catalog(store.catalog) as catalog:
+            last = catalog.last_event("mirror")
+    except RollrepError:
+        return None  # what is wrong with the catalog is an item of its own
+    return last[1].get("seconds") if last else None
 
 
 def _about(answer: Answer) -> list[Item]:

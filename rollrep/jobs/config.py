@@ -8,6 +8,7 @@
     keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
     rehearse = "7d"                          how often a restore is to be rehearsed
     rehearse_queries = { any = "SELECT 1 FROM orders LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }
+    on_history_lost = "mirror"               or "stop": what a pull does when the source's history is another one
     identity, known_hosts, ssh_config, remote_command
 
 Unknown keys are errors, never ignored: a misspelled `keep` must not delete anything.  Each error names file
@@ -51,7 +52,10 @@ _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOP_KEYS = ("store", "jobs")
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly")
 _PATHS = ("identity", "known_hosts", "ssh_config")
-_JOB_KEYS = ("source", "every", "snapshot", "keep", "rehearse", "rehearse_queries", *_PATHS, "remote_command")
+_HISTORY_LOST = ("mirror", "stop")
+_JOB_KEYS = (
+    "source", "every", "snapshot", "keep", "rehearse", "rehearse_queries", "on_history_lost", *_PATHS, "remote_command",
+)  # fmt: skip
 
 _QUERY_REMEDY = 'write rehearse_queries = { any = "SELECT 1 FROM t LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }'
 
@@ -83,6 +87,8 @@ class Job:
     rehearse_s: float | None = None
     """how often a restore is to be rehearsed; None: nobody asked for it"""
     rehearse_queries: tuple[RehearsalQuery, ...] = ()
+    stop_on_history_lost: bool = False
+    """a source whose history is another one is not mirrored until somebody says so"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +200,14 @@ class _Reader:
             found["keep"] = self._keep(table["keep"], (*keys, "keep"))
         if "rehearse_queries" in table:
             found["rehearse_queries"] = self._queries(table["rehearse_queries"], (*keys, "rehearse_queries"))
+        if "on_history_lost" in table:
+            found["stop_on_history_lost"] = self._stops(table["on_history_lost"], (*keys, "on_history_lost"))
         return Job(name=name, **found)
+
+    def _stops(self, value: object, keys: Keys) -> bool:
+        if value not in _HISTORY_LOST:
+            self._wrong(keys, f"{_says(keys, value)} is not known", 'write "mirror" or "stop"')
+        return value == "stop"
 
     def _queries(self, value: object, keys: Keys) -> tuple[RehearsalQuery, ...]:
         return tuple(self._query(name, each, (*keys, name)) for name, each in self._table(value, keys).items())

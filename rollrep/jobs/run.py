@@ -125,7 +125,8 @@ def run_pull(
         with translated(config, job, make_room):
             parse_address(job.source)
             store.create()
-            wishes = Wishes("", job.snapshot_s, job.keep, mirror=mirror, accept_source=accept_source)
+            stop = job.stop_on_history_lost
+            wishes = Wishes("", job.snapshot_s, job.keep, mirror, accept_source, stop)
             with store.locked():
                 _try_pull(store, job, wishes, result, progress, tries)
     except RollrepError as error:

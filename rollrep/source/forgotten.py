@@ -22,9 +22,9 @@ import apsw
 
 from rollrep.core import sql
 from rollrep.core.nouns import Op, Shape
-from rollrep.query import all_rows, find_row, one_value
+from rollrep.query import all_rows, one_value
 from rollrep.source.database import reading
-from rollrep.source.log import MS, read_facts, read_meta
+from rollrep.source.log import MS, forgotten_at_ms, read_facts, read_meta
 from rollrep.source.reader import IMAGE_BYTES, IMAGE_PAGE_SIZE, Reader
 from rollrep.source.tables import FORGOTTEN
 from rollrep.wire import messages
@@ -68,8 +68,7 @@ class Forgotten:
         return messages.Bridge(meta.epoch, last, last_at_ms, is_last, rows, found, facts, image), packed
 
     def _is_same(self, log_id: int, at_ms: int) -> bool:
-        found = find_row(self._db, f"SELECT {MS} FROM {FORGOTTEN} WHERE id = ?", (log_id,))
-        return found is not None and found[0] == at_ms
+        return forgotten_at_ms(self._db, log_id) == at_ms
 
     def _shapes(self, after: int, last: int, shapes: Mapping[int, Shape]) -> tuple[Shape, ...] | None:
         """The shapes of ids after `after` up to `last`; None where one is of an older capture, or ids are missing."""

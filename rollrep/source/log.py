@@ -211,3 +211,9 @@ def forgotten_reach(db: apsw.Connection) -> str | None:
     """The time of the oldest forgotten key that has one (an older rollrep wrote one per pruning step)."""
     row = find_row(db, f"SELECT {TIME.format('at')} FROM {FORGOTTEN} WHERE at IS NOT NULL ORDER BY id LIMIT 1")
     return row[0] if row else None
+
+
+def forgotten_at_ms(db: apsw.Connection, log_id: int) -> int | None:
+    """When the log row was written of which only the key is left, in milliseconds; None where that is gone too."""
+    row = find_row(db, f"SELECT {MS} FROM {FORGOTTEN} WHERE id = ? AND at IS NOT NULL", (log_id,))
+    return row[0] if row else None

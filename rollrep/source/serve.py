@@ -37,6 +37,7 @@ from rollrep.source.log import (
     Meta,
     current_shapes,
     first_mark_after,
+    forgotten_at_ms,
     is_current,
     proof_of,
     read_ends,
@@ -45,6 +46,7 @@ from rollrep.source.log import (
 )
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
+from rollrep.source.window import read_windows
 from rollrep.wire import frames, messages
 from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason
 
@@ -72,10 +74,13 @@ def serve(stdin: BinaryIO, stdout: BinaryIO, databases: Mapping[str, Path] | Non
         server.close()
 
 
-def choose(position: Position | None, meta: Meta, ends: Ends, proof: str | None) -> tuple[AnswerKind, MirrorReason]:
+def choose(
+    position: Position | None, meta: Meta, ends: Ends, proof: str | None, forgotten_at_ms: int | None = None
+) -> tuple[AnswerKind, MirrorReason]:
     """How a destination at `position` can go on; `proof` is that of the row it stands at, if it is there.
 
-    Pure.  Resume only on proof: a source restored from a backup passes every check by number alone.
+    `forgotten_at_ms`: when the row was written, where only its key is there.  Pure.
+    Resume only on proof: a source restored from a backup passes every check by number alone.
     """
     if position is None:
         return "mirror", "first"
@@ -84,10 +89,17 @@ def choose(position: Position | None, meta: Meta, ends: Ends, proof: str | None)
     if position.id > ends.newest:
         return "mirror", "ahead"
     if position.id < ends.oldest:
+        if None not in (position.at_ms, forgotten_at_ms) and position.at_ms != forgotten_at_ms:
+            return "mirror", "diverged"
         return "mirror", "pruned"
     if proof != position.proof:
         return "mirror", "diverged"
     return ("up_to_date" if position.id == ends.newest else "resume"), ""
+
+
+def _known_id(position: Position | None, reason: MirrorReason) -> int | None:
+    """Where in this log a destination stands; None where its history is another one."""
+    return None if position is None or reason in ("epoch", "ahead", "diverged") else position.id
 
 
 def digest_of(layout: Layout) -> str:
@@ -189,7 +201,8 @@ class _Server:
         if ends is None:
             raise Temporary(f"the rolling log of {self._path} was emptied just now", remedy="pull again")
         proof = proof_of(db, hello.position.id) if hello.position else None
-        kind, reason = choose(hello.position, meta, ends, proof)
+        at_ms = forgotten_at_ms(db, hello.position.id) if hello.position else None
+        kind, reason = choose(hello.position, meta, ends, proof, at_ms)
         shapes = current_shapes(db)
         virtuals = virtual_tables(db, meta.include, meta.exclude)[0]
         layout = layout_of(db, shapes, meta.refused, meta.since, virtuals)
@@ -217,6 +230,9 @@ class _Server:
             version=__version__,
             sqlite_version=apsw.sqlite_lib_version(),
             journal_mode=str(db.pragma("journal_mode")),
+            lasting=read_windows(db, meta, ends).lasting(_known_id(hello.position, reason))
+            if hello.tell_lasting
+            else None,
         )
 
     def _send_batches(self, wanted: messages.SendBatches) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 
 import apsw
+import msgspec
 
 from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.windows import Lasting
 from rollrep.query import one_row, one_value
 from rollrep.source.alone import is_taken_away, migration_runs
 from rollrep.source.database import reading
 from rollrep.source.inspect import inspect, virtual_tables
 from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, is_current, read_ends, read_meta
 from rollrep.source.tables import FORGOTTEN, LOG, Limits
+from rollrep.source.window import read_windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +42,13 @@ class Status:
     journal_mode: str
     migration: str | None
     """"running", or "interrupted": then the next pull captures again; None where capture stands"""
+    lasting: Lasting | None
+    """how long a destination may sleep; None where the log is empty"""
     now: str
 
     def as_json(self) -> dict[str, object]:
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "limits"}
+        told["lasting"] = msgspec.to_builtins(self.lasting)
         limits = self.limits
         told["limits"] = {
             "rows": limits.keep_rows,
@@ -62,6 +68,7 @@ class Status:
             f"  keys     {self.keys:,} of {limits.keep_keys:,} forgotten rows"
             + (f", back to {self.keys_reach}" if self.keys_reach else ""),
         ]
+        lines += lasting_lines(self.lasting) if self.lasting else []
         if self.journal_mode != "wal":
             lines.append(f"  WARN     journal_mode is {self.journal_mode}; better: PRAGMA journal_mode = WAL")
         if self.migration == "running":
@@ -73,6 +80,18 @@ class Status:
             states.setdefault(state, []).append(table)
         lines += [f"  {state}: {', '.join(tables)}" for state, tables in states.items()]
         return lines
+
+
+def lasting_lines(lasting: Lasting) -> list[str]:
+    """How long a destination that has everything may sleep, rate by rate."""
+    lines = []
+    for rate, left in zip(lasting.rates, lasting.newest, strict=True):
+        grows = f"at the {rate.name} rate ({rate.rows_per_s:,.1f} rows, {show_bytes(round(rate.bytes_per_s))} a second)"
+        if left.log_s is None or left.keys_s is None:
+            lines.append(f"  lasts    for ever {grows}")
+        else:
+            lines.append(f"  lasts    {show_duration(left.log_s)}, its keys {show_duration(left.keys_s)}, {grows}")
+    return lines
 
 
 def read_status(db: apsw.Connection) -> Status:
@@ -103,6 +122,7 @@ def read_status(db: apsw.Connection) -> Status:
             tables=_table_states(db),
             journal_mode=str(db.pragma("journal_mode")),
             migration=("running" if migration_runs(db) else "interrupted") if is_taken_away(db) else None,
+            lasting=read_windows(db, meta, ends).lasting(None) if ends else None,
             now=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
         )
 

@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from rollrep.core.nouns import Facts, Layout, Position, Shape
+from rollrep.core.windows import Lasting
 
 AnswerKind = Literal["resume", "up_to_date", "mirror"]
 MirrorReason = Literal["", "first", "pruned", "epoch", "diverged", "ahead", "schema", "requested"]
@@ -41,6 +42,8 @@ class Hello(Message, frozen=True):
     database_id: str | None = None
     instance: str | None = None
     mirror_requested: bool = False
+    tell_lasting: bool = False
+    """asks for `Answer.lasting`, which a pull does not need"""
 
 
 class Answer(Message, frozen=True):
@@ -59,6 +62,8 @@ class Answer(Message, frozen=True):
     version: str
     sqlite_version: str
     journal_mode: str
+    lasting: Lasting | None = None
+    """how long the log lasts for a destination there, where that was asked for"""
 
 
 class Refusal(Message, frozen=True):
