@@ -98,6 +98,30 @@ def test_pull_goes_on_by_itself_when_the_disk_was_full_at_any_step(place: Place,
     oracle.assert_same(place.folder / "oracle.db", place.folder / "mirror.db")
 
 
+def test_install_ends_with_18_and_leaves_the_database_when_its_disk_is_full(place: Place) -> None:
+    told = on_small_disk(
+        place,
+        FILL
+        + """
+    import shutil, sqlite3
+    db = store / "app.db"
+    for room in (0, 8, 24, 48):
+        shutil.copy("app.db", db)
+        leave(room << 10)
+        before = db.read_bytes()
+        done = subprocess.run([os.environ["ROLLREP"], "source", "install", db, "--json"], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        same = done.returncode == 0 or db.read_bytes() == before
+        filler.unlink()
+        sound = sqlite3.connect(db).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        print(json.dumps({"code": done.returncode, "said": done.stdout, "same": same, "sound": sound}))
+        for each in store.iterdir():
+            each.unlink()
+    """,
+    )
+    assert [(each["code"], each["same"], each["sound"]) for each in told] == [(18, True, True)] * 4, told
+
+
 # ---------------------------------------------------------------- a source too fast
 
 
@@ -193,5 +217,13 @@ def test_only_what_is_left_out_goes_when_a_table_is_excluded_later(place: Place)
         with contextlib.closing(apsw.Connection(str(file))) as db:
             assert db.execute("SELECT (SELECT count(*) FROM posts), count(*) > 10 FROM users").fetchall() == [(0, 1)]
     assert place.run("source", "install", place.db, "--exclude", "").returncode == 0
+    place.good("pull")
+    place.assert_mirrored()
+
+
+def test_mirror_follows_when_a_table_becomes_a_virtual_one(place: Place) -> None:
+    place.write("CREATE TABLE words(a)", "INSERT INTO words VALUES ('one')")
+    place.pulled()
+    place.write("DROP TABLE words", "CREATE VIRTUAL TABLE words USING fts5(a)", "INSERT INTO words VALUES ('two')")
     place.good("pull")
     place.assert_mirrored()

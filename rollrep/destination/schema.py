@@ -65,7 +65,7 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     to_copy = [shape for shape in new.shapes if shape.id not in known or shape.table in created]
     # So is one that is left out from now on, as if it always had been: rows that nobody follows would pass for true.
     left_out = ({shape.table for shape in old.shapes} if old else set()) - {shape.table for shape in new.shapes}
-    tables = {item.name for item in wanted if item.type == "table"}
+    tables = {item.name for item in wanted if item.type == "table" and item.name not in virtual}
     for table in [*(shape.table for shape in to_copy), *sorted(left_out & tables)]:
         db.execute(f"DELETE FROM main.{sql.name(table)}")
     return to_copy
