@@ -7,6 +7,7 @@ Knows: nothing.
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
 
@@ -15,6 +16,14 @@ PREFIX = "_rollrep_"
 
 MASK_BITS = 60
 """Bits of a mask that stand for one value each; all further values share the next bit."""
+
+
+Epoch = Annotated[str, msgspec.Meta(pattern=r"\A[\w-]{1,100}\Z")]
+Time = Annotated[str, msgspec.Meta(pattern=r"\A[-0-9T:.Z]{1,40}\Z")]
+"""ISO 8601 in UTC.  Epochs and times become parts of file names: nothing that could lead to another folder comes in."""
+Encoding = Annotated[str, msgspec.Meta(pattern=r"\AUTF-(8|16le|16be)\Z")]
+Collation = Annotated[str, msgspec.Meta(pattern=r"\A\w{1,100}\Z")]
+"""Encodings and collations stand in SQL unquoted, so they are words and nothing else."""
 
 
 class Op(enum.IntEnum):
@@ -37,7 +46,7 @@ class Op(enum.IntEnum):
 class Position(msgspec.Struct, frozen=True):
     """How far a destination has come: the last log row it has, and proof that it is that row."""
 
-    epoch: str
+    epoch: Epoch
     id: int
     proof: str
     at_ms: int | None = None
@@ -59,7 +68,7 @@ class Shape(msgspec.Struct, frozen=True):
     key_width: int
     hidden_key: bool
     without_rowid: bool
-    key_collations: tuple[str, ...]
+    key_collations: tuple[Collation, ...]
     unique_columns: tuple[str, ...]
     """columns that some UNIQUE index other than the key names; ("*",) when that can't be told"""
     autoincrement: bool
@@ -115,7 +124,7 @@ class Layout(msgspec.Struct, frozen=True):
     refused: tuple[Refused, ...]
     since: int
     """the log id of the first mark that the destination has not seen: rows before it are of the schema it has"""
-    encoding: str
+    encoding: Encoding
     page_size: int
     auto_vacuum: int
     journal_mode: str
@@ -142,7 +151,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What no trigger sees, read in the same transaction as `head`.  `time` is the source's own clock."""
 
     head: Position
-    time: str
+    time: Time
     user_version: int
     application_id: int
     sequence: tuple[tuple[str, int], ...]

@@ -21,6 +21,7 @@ from rollrep.core.errors import UsageError
 from rollrep.core.literals import read_value, value_column
 from rollrep.core.nouns import Layout, Shape
 from rollrep.core.tokens import Bindable, bind_key, bind_token
+from rollrep.destination.schema import create
 from rollrep.query import all_rows, find_row, one_value
 
 Key = tuple[str, ...]
@@ -70,7 +71,7 @@ class Scratch:
         for kind in ("table", "index"):
             for each in mine:
                 if each.type == kind:
-                    self.db.execute(each.sql)
+                    create(self.db, each)
 
     def close(self) -> None:
         self.db.close()

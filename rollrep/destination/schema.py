@@ -24,21 +24,12 @@ from rollrep.strangers import Strangers
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
-_FORBIDDEN = frozenset(
-    {
-        apsw.SQLITE_ATTACH,
-        apsw.SQLITE_DETACH,
-        apsw.SQLITE_PRAGMA,
-        apsw.SQLITE_CREATE_VTABLE,
-        apsw.SQLITE_DROP_TABLE,
-        apsw.SQLITE_DROP_INDEX,
-        apsw.SQLITE_DROP_VIEW,
-        apsw.SQLITE_DROP_TRIGGER,
-        apsw.SQLITE_ALTER_TABLE,
-        apsw.SQLITE_TRANSACTION,
-        apsw.SQLITE_SAVEPOINT,
-    }
+_CREATES = frozenset(
+    {apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_CREATE_VIEW, apsw.SQLITE_CREATE_TRIGGER}
 )
+_ENTERS = frozenset({apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE})
+_ALWAYS = frozenset({apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_REINDEX})
+"""what expressions and the filling of an index do; a SELECT is none: it could run for ever"""
 
 _VIRTUAL = frozenset({apsw.SQLITE_CREATE_VTABLE})
 """what the text of a virtual table may do besides: its module is an inert one"""
@@ -66,14 +57,17 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     for kind in _CREATE_ORDER:
         for item in wanted:
             if item.type == kind and (kind, item.name) not in existing:
-                _create(db, item, allowed=_VIRTUAL if item.name in virtual else frozenset())
+                create(db, item, allowed=_VIRTUAL if item.name in virtual else frozenset())
                 created.add(item.name)
     # A table's text may change while its capture goes on (a table that it refers to was renamed): it is
     # made anew here, and so it is empty.
     known = {shape.id for shape in old.shapes} if old else set()
     to_copy = [shape for shape in new.shapes if shape.id not in known or shape.table in created]
-    for shape in to_copy:
-        db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
+    # So is one that is left out from now on, as if it always had been: rows that nobody follows would pass for true.
+    left_out = ({shape.table for shape in old.shapes} if old else set()) - {shape.table for shape in new.shapes}
+    tables = {item.name for item in wanted if item.type == "table" and item.name not in virtual}
+    for table in [*(shape.table for shape in to_copy), *sorted(left_out & tables)]:
+        db.execute(f"DELETE FROM main.{sql.name(table)}")
     return to_copy
 
 
@@ -83,11 +77,12 @@ def carried(layout: Layout) -> list[SchemaObject]:
     return [item for item in layout.objects if item.table.casefold() not in refused]
 
 
-def _create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) -> None:
+def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = frozenset()) -> None:
+    """Runs the object's text, which somebody else wrote.  Raises SchemaProblem where it does anything else."""
     if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
-        with _only_creating(db, allowed), Strangers(db) as strangers:
+        with _only_creating(db, item.name, allowed), Strangers(db) as strangers:
             while True:
                 try:
                     all_rows(db, item.sql)
@@ -103,9 +98,19 @@ def _create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) ->
 
 
 @contextlib.contextmanager
-def _only_creating(db: apsw.Connection, allowed: frozenset[int]) -> Iterator[None]:
-    def judge(action: int, _a: str | None, _b: str | None, _c: str | None, _d: str | None) -> int:
-        return apsw.SQLITE_DENY if action in _FORBIDDEN - allowed else apsw.SQLITE_OK
+def _only_creating(db: apsw.Connection, named: str, allowed: frozenset[int]) -> Iterator[None]:
+    """Nothing but the entry of an object of that name, with what SQLite itself makes for it."""
+
+    def judge(action: int, name: str | None, _b: str | None, database: str | None, _d: str | None) -> int:
+        if action in _CREATES | allowed:
+            ours = name is not None and name.casefold() in (named.casefold(), "sqlite_sequence")
+            own = action == apsw.SQLITE_CREATE_INDEX and name is not None and name.startswith("sqlite_autoindex_")
+            right = database == "main" and (ours or own)
+        elif action in _ENTERS:
+            right = (name, database) == ("sqlite_master", "main")
+        else:
+            right = action in _ALWAYS
+        return apsw.SQLITE_OK if right else apsw.SQLITE_DENY
 
     db.authorizer = judge
     try:

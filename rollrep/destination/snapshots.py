@@ -86,7 +86,8 @@ def copy_database(mirror: apsw.Connection, target: Path) -> State:
             with copy.backup("main", mirror, "main") as backup:
                 backup.step(-1)
         finally:
-            mirror.execute("ROLLBACK")
+            if mirror.in_transaction:
+                mirror.execute("ROLLBACK")
     return state
 
 

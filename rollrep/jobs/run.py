@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -141,12 +142,28 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
     """Turns SQLite's and the file system's errors about a job into ours; `make_room` is what cures a full disk."""
     try:
         yield
-    except apsw.FullError as error:
-        raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
     except (apsw.Error, OSError) as error:
+        if _is_room_missing(error):
+            raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
         # What they say is the best sentence there is; a traceback is not.
         _log.debug("work on %s failed", job.name, exc_info=True)
         raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error
+
+
+def _is_room_missing(error: BaseException | None) -> bool:
+    """Also where it is not SQLite's own "full": a note of ours, or the shared memory beside a database.
+
+    And behind "cannot rollback": SQLite rolls back by itself then, and apsw's `with db` tries once more.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, apsw.FullError):
+            return True
+        if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+            return True
+        error = error.__context__
+    return False
 
 
 def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int) -> None:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from rollrep.core.nouns import Facts, Layout, Position, Shape
+from rollrep.core.nouns import Epoch, Facts, Layout, Position, Shape
 from rollrep.core.windows import Lasting
 
 AnswerKind = Literal["resume", "up_to_date", "mirror"]
@@ -93,7 +93,7 @@ class Image(msgspec.Struct, frozen=True):
 class Batch(Message, frozen=True):
     """Log rows `first` to `last`, without a hole, in the image's table `log`."""
 
-    epoch: str
+    epoch: Epoch
     first: int
     last: int
     proof: str
@@ -228,7 +228,7 @@ class Bridge(Message, frozen=True):
     `is_last` says that the log itself begins after `last`.
     """
 
-    epoch: str
+    epoch: Epoch
     last: int
     at_ms: int
     is_last: bool

@@ -1,0 +1,123 @@
+"""A hostile source: it speaks the protocol rightly and says what it should not.
+
+    the source's own answer ──► one field replaced ──► the real wire ──► a real pull
+
+Each pull must end in an error of ours, in time, and nothing may lie outside of the job's folder afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import oracle
+import pytest
+from pair import FollowedPair
+from sources import pull_once
+
+from rollrep.core.errors import RollrepError, SchemaProblem
+from rollrep.core.nouns import Layout, SchemaObject
+from rollrep.destination import rows
+from rollrep.destination.mirror_db import state_of
+from rollrep.source import serve
+from rollrep.source.tables import Limits
+from rollrep.wire.messages import Answer
+
+SCHEMA = "CREATE TABLE t(k TEXT PRIMARY KEY, v) WITHOUT ROWID; INSERT INTO t VALUES ('a', 1)"
+OUTSIDE = "outside.db"
+replace = msgspec.structs.replace
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[FollowedPair]:
+    made = FollowedPair(tmp_path)
+    yield made
+    made.db.close()
+
+
+def hostile(monkeypatch: pytest.MonkeyPatch, change: Callable[[Answer], Answer]) -> None:
+    honest = serve._Server._answer
+    monkeypatch.setattr(serve._Server, "_answer", lambda *how: change(honest(*how)))
+
+
+def with_layout(change: Callable[[Layout], Layout]) -> Callable[[Answer], Answer]:
+    return lambda answer: replace(answer, layout=change(answer.layout)) if answer.layout else answer
+
+
+def refused(pair: FollowedPair, folder: Path) -> RollrepError:
+    """What a pull ends with; nothing is made outside of the store."""
+    before = {path for path in folder.rglob("*") if pair.store.folder not in path.parents}
+    with pytest.raises(RollrepError) as caught:
+        pull_once(pair.store, pair.path)
+    now = {path for path in folder.rglob("*") if pair.store.folder not in path.parents}
+    assert {path.name for path in now - before} <= {"store", "job"}
+    return caught.value
+
+
+@pytest.mark.parametrize("field", ["encoding", "collation", "epoch", "time"])
+def test_word_is_refused_when_it_would_lead_out_of_a_statement_or_a_folder(
+    pair: FollowedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    attach = f"ATTACH '{tmp_path / OUTSIDE}' AS o; CREATE TABLE o.stolen(a); --"
+
+    def change(answer: Answer) -> Answer:
+        layout, facts = answer.layout, answer.facts
+        assert layout is not None
+        if field == "encoding":
+            return replace(answer, layout=replace(layout, encoding=f"UTF-8'; {attach}"))
+        if field == "collation":
+            [shape] = layout.shapes
+            bad = replace(shape, key_collations=(f"BINARY)); {attach}",))
+            return replace(answer, layout=replace(layout, shapes=(bad,)))
+        if field == "epoch":
+            return replace(answer, facts=replace(facts, head=replace(facts.head, epoch="../../../outside")))
+        return replace(answer, facts=replace(facts, time="../../../outside"))
+
+    pair.create(SCHEMA, Limits())
+    hostile(monkeypatch, change)
+    assert "does not understand" in refused(pair, tmp_path).facts
+
+
+TEXTS = {
+    "a second statement that attaches": "CREATE TABLE x(a); ATTACH '{outside}' AS o; CREATE TABLE o.stolen(a)",
+    "a second statement that writes": "CREATE TABLE x(a); INSERT INTO x VALUES (1)",
+    "a second statement that drops": "CREATE TABLE x(a); DROP TABLE t",
+    "a second statement that deletes": "CREATE TABLE x(a); DELETE FROM _rollrep_state",
+    "a pragma": "CREATE TABLE x(a); PRAGMA journal_mode = OFF",
+    "a copy of all": "CREATE TABLE x(a); VACUUM INTO '{outside}'",
+    "a query without end": "CREATE TABLE x AS WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i FROM c) SELECT count(*) FROM c",
+    "another name": "CREATE TABLE y(a)",
+    "a name of ours": "CREATE TABLE x(a); CREATE TABLE _rollrep_batch(a)",
+    "another schema": "CREATE TEMP TABLE x(a)",
+    "a module that is not announced": "CREATE VIRTUAL TABLE x USING fts5(a)",
+    "no definition": "DELETE FROM t",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_the_schema_is_refused_when_it_does_more_than_define_its_object(
+    pair: FollowedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    sql = TEXTS[text].format(outside=tmp_path / OUTSIDE)
+    pair.start(SCHEMA)
+    kept = oracle.dbhash(pair.store.mirror)
+    item = SchemaObject("table", "x", "x", sql)
+    hostile(monkeypatch, with_layout(lambda layout: replace(layout, objects=(*layout.objects, item))))
+    pair.do("CREATE TABLE new(a)")
+    error = refused(pair, tmp_path)
+    assert isinstance(error, SchemaProblem) and "table x" in error.facts.replace("'", "")
+    assert oracle.dbhash(pair.store.mirror) == kept
+
+
+def test_text_of_an_imported_schema_is_refused_when_its_history_is_asked(pair: FollowedPair, tmp_path: Path) -> None:
+    pair.start(SCHEMA)
+    state = state_of(pair.store.mirror)
+    assert state is not None
+    layout = state.layout
+    sql = f"CREATE TABLE t(k, v); ATTACH '{tmp_path / OUTSIDE}' AS o; CREATE TABLE o.stolen(a)"
+    bad = replace(layout, objects=(SchemaObject("table", "t", "t", sql),))
+    with pytest.raises(SchemaProblem):
+        rows.Scratch(bad, bad.shapes[0])
+    assert not (tmp_path / OUTSIDE).exists()
+    rows.Scratch(layout, layout.shapes[0]).close()
