@@ -197,12 +197,12 @@ MUTANTS = (
         "AssertionError",
     ),
     Mutant(
-        "a bridge without the proof of time",
-        "source/forgotten.py",
-        "return found is not None and found[0] == at_ms",
-        "return found is not None",
+        "a forgotten row is not told by its time",
+        "source/serve.py",
+        "and position.at_ms != forgotten_at_ms:",
+        "and False:",
         AGAIN + "old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror",
-        "forgotten keys",
+        r"'pruned'",
     ),
     Mutant(
         "the schema's digest is not compared",
