@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import FollowedPair
-from sources import pull_once
+from sources import session
 from test_cli import Place, refusal
 from test_keeping import silent
 from test_retention import DAY, HOUR, NOW
 
 from rollrep.cli.bar import ASCII, UNICODE, bar_lines, cells
 from rollrep.cli.page import page
-from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, LineStory, Segment, Snapshot, reach_of
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.notes import Note
+from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.restore import restorable
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import LineSeen, SnapshotSeen, Timeline, line_seen, read_timeline
@@ -119,9 +119,9 @@ def test_line_is_a_branch_when_the_source_was_mirrored_anew(pair: FollowedPair) 
     pair.pull()
     uninstall(pair.db)
     pair.install()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(puller._Pull, "_same_source", lambda *_: None)
-        assert pull_once(pair.store, pair.path).reason == "epoch"
+    wishes = Wishes(str(pair.path), accept_source=True)
+    with session() as talk, pair.store.locked():
+        assert pull(pair.store, talk, wishes, lambda _table, _rows: None).answer == "mirror"
     seen = timeline_of(pair)
     assert [line.story.line for line in seen.lines] == [1, 2]
     assert all(line.points for line in seen.lines)
