@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -180,18 +181,18 @@ def test_state_that_is_not_sound_is_found_when_it_is_rehearsed(place: Place, mon
     config = load_config(place.config)
 
     def restored_badly(*arguments: Any, **how: Any) -> Any:
-        real = restoring._finish_open
+        real = restoring.finish
 
-        def spoil(db: apsw.Connection, layout: Any) -> int:
-            db.execute("PRAGMA writable_schema = ON").fetchall()
-            db.execute(
-                "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'ledger')"
-                " WHERE name = ?", (STATE,),
-            )  # fmt: skip
-            db.execute("PRAGMA writable_schema = RESET").fetchall()
-            return real(db, layout)
+        def spoil(path: Path, layout: Any) -> int:
+            with contextlib.closing(apsw.Connection(str(path))) as db:
+                db.execute("PRAGMA writable_schema = ON").fetchall()
+                db.execute(
+                    "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'ledger')"
+                    " WHERE name = ?", (STATE,),
+                )  # fmt: skip
+            return real(path, layout)
 
-        monkeypatch.setattr(restoring, "_finish_open", spoil)
+        monkeypatch.setattr(restoring, "finish", spoil)
         return restoring.restore(*arguments, **how)
 
     monkeypatch.setattr(rehearsing, "restore", restored_badly)

@@ -225,6 +225,7 @@ def test_timeline_json_is_what_points_says_when_both_are_asked(place: Place) -> 
     place.good("pull")
     told = json.loads(place.good("timeline", "shop", "--json").stdout)
     points = json.loads(place.good("points", "shop", "--json").stdout)["points"]
+    assert all(point.pop("earlier") == [] for point in points)
     assert told["schema"] == "rollrep.timeline/1"
     assert sum(line["points"] for line in told["lines"]) == len(points)
     assert told["lines"][0]["labelled"] == [point for point in points if point["label"]]
