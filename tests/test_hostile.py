@@ -95,18 +95,19 @@ TEXTS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["table", "trigger"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_of_the_schema_is_refused_when_it_does_more_than_define_its_object(
-    pair: FollowedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    pair: FollowedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: str
 ) -> None:
     sql = TEXTS[text].format(outside=tmp_path / OUTSIDE)
     pair.start(SCHEMA)
     kept = oracle.dbhash(pair.store.mirror)
-    item = SchemaObject("table", "x", "x", sql)
+    item = SchemaObject(kind, "x", "x", sql)
     hostile(monkeypatch, with_layout(lambda layout: replace(layout, objects=(*layout.objects, item))))
     pair.do("CREATE TABLE new(a)")
     error = refused(pair, tmp_path)
-    assert isinstance(error, SchemaProblem) and "table x" in error.facts.replace("'", "")
+    assert isinstance(error, SchemaProblem) and f"{kind} x" in error.facts.replace("'", "")
     assert oracle.dbhash(pair.store.mirror) == kept
 
 

@@ -1,6 +1,6 @@
 """SQLite's own statements, written by others: the mirror and every restored point are the source all the same.
 
-35,000 statements of 492 of SQLite's test files; a sixth of the files here, and all of them with:
+35,000 statements of 492 of SQLite's test files; a tenth of the files here, and all of them with:
 
     ROLLREP_STATEMENTS=all make test ARGS='-k test_statements'
 """
@@ -16,7 +16,7 @@ import pytest
 import sqlite_statements
 from statements import Tally, chosen, corpus, run_file
 
-SHARE = 1 if os.environ.get("ROLLREP_STATEMENTS") == "all" else 6
+SHARE = 1 if os.environ.get("ROLLREP_STATEMENTS") == "all" else 10
 PARTS = 6
 
 

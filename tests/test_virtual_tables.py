@@ -38,7 +38,7 @@ from rollrep.source.log import write_point
 from rollrep.source.tables import Limits
 
 ONLY = os.environ.get("ROLLREP_SEED")
-SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "24")))
+SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "8")))
 
 SCHEMA = """
 CREATE TABLE note(id INTEGER PRIMARY KEY, title TEXT, body TEXT);

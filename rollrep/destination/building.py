@@ -176,7 +176,9 @@ def finish(path: Path, layout: Layout) -> int:
             if not name.startswith(("sqlite_", PREFIX))
         ]
         rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
-        problems = integrity_problems(db, layout)
+        # Of its own, because here the modules themselves have been asked for their tables already.
+        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as fresh:
+            problems = integrity_problems(fresh, layout)
         if problems:
             raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
         if layout.journal_mode == "wal":

@@ -24,12 +24,18 @@ from rollrep.strangers import Strangers
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
-_CREATES = frozenset(
-    {apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_CREATE_VIEW, apsw.SQLITE_CREATE_TRIGGER}
-)
+_CREATES = {
+    # A table's own keys and checks have indexes and a sqlite_sequence.
+    "table": frozenset({apsw.SQLITE_CREATE_TABLE, apsw.SQLITE_CREATE_INDEX}),
+    "index": frozenset({apsw.SQLITE_CREATE_INDEX}),
+    "view": frozenset({apsw.SQLITE_CREATE_VIEW}),
+    "trigger": frozenset({apsw.SQLITE_CREATE_TRIGGER}),
+}
 _ENTERS = frozenset({apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE})
 _ALWAYS = frozenset({apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_REINDEX})
 """what expressions and the filling of an index do; a SELECT is none: it could run for ever"""
+_READ_ONLY_TEXT = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE})
+"""what the body of a view or a trigger may have besides: it is read when it is entered, and not run"""
 
 _VIRTUAL = frozenset({apsw.SQLITE_CREATE_VTABLE})
 """what the text of a virtual table may do besides: its module is an inert one"""
@@ -82,7 +88,7 @@ def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = fr
     if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
-        with _only_creating(db, item.name, allowed), Strangers(db) as strangers:
+        with _only_creating(db, item, allowed), Strangers(db) as strangers:
             while True:
                 try:
                     all_rows(db, item.sql)
@@ -98,18 +104,20 @@ def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = fr
 
 
 @contextlib.contextmanager
-def _only_creating(db: apsw.Connection, named: str, allowed: frozenset[int]) -> Iterator[None]:
-    """Nothing but the entry of an object of that name, with what SQLite itself makes for it."""
+def _only_creating(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int]) -> Iterator[None]:
+    """Nothing but the entry of an object of that kind and name, with what SQLite itself makes for it."""
+    creates = _CREATES.get(item.type, frozenset()) | allowed
+    harmless = _ALWAYS | (_READ_ONLY_TEXT if item.type in ("view", "trigger") else frozenset())
 
     def judge(action: int, name: str | None, _b: str | None, database: str | None, _d: str | None) -> int:
-        if action in _CREATES | allowed:
-            ours = name is not None and name.casefold() in (named.casefold(), "sqlite_sequence")
+        if action in creates:
+            ours = name is not None and name.casefold() in (item.name.casefold(), "sqlite_sequence")
             own = action == apsw.SQLITE_CREATE_INDEX and name is not None and name.startswith("sqlite_autoindex_")
             right = database == "main" and (ours or own)
         elif action in _ENTERS:
             right = (name, database) == ("sqlite_master", "main")
         else:
-            right = action in _ALWAYS
+            right = action in harmless
         return apsw.SQLITE_OK if right else apsw.SQLITE_DENY
 
     db.authorizer = judge
