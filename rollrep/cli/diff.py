@@ -59,20 +59,13 @@ def diff_command(
 
     Ends with 3 when something could not be compared, or put into the changeset; it is named.
     """
-    from rollrep.destination.catalog import Catalog
     from rollrep.destination.changeset import write_changeset
-    from rollrep.destination.differences import all_tables, beside, compare
     from rollrep.destination.restore import check_output
 
     store = store_for(ctx, config, job)
     if changeset and not dry_run:
         check_output(changeset.absolute(), force=force)
-    with naming(job), Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
-        chosen = [resolve(catalog, job, text) for text in (before, after)]
-        (first, a), (second, b) = (inside.enter_context(state(store, catalog, each)) for each in chosen)
-        db = inside.enter_context(beside(first, second))
-        require_tables(tables, all_tables(db))
-        found = compare(db, tables)
+    with naming(job), compared(store, job, before, after, tables) as (db, found, first, a, b):
         told: dict[str, Any] = {"job": job, "a": a, "b": b, "not_compared": found.not_compared}
         missing = {name: f"{name} was not compared: {why}" for name, why in found.not_compared.items()}
         if changeset and not dry_run:
@@ -96,6 +89,23 @@ def raise_partly(as_json: bool, count: int) -> None:
         # The object is out already, and says what is missing.
         raise SystemExit(PartlyDone.exit_code)
     raise PartlyDone(f"all but {count} of what was asked for is told", remedy="see the lines above for what and why")
+
+
+@contextlib.contextmanager
+def compared(
+    store: Any, job: str, before: str, after: str, tables: tuple[str, ...]
+) -> Iterator[tuple[Any, Any, Path, dict[str, Any], dict[str, Any]]]:
+    """(a connection to both states, what differs, the first one's file, what is told of each), while inside."""
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.differences import all_tables, beside, compare
+
+    with Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
+        chosen = [resolve(catalog, job, text) for text in (before, after)]
+        (first, a), (second, b) = (inside.enter_context(state(store, catalog, each)) for each in chosen)
+        db = inside.enter_context(beside(first, second))
+        require_tables(tables, all_tables(db))
+        found = compare(db, tables)
+        yield db, found, first, a, b
 
 
 def resolve(catalog: Any, job: str, text: str) -> Any:

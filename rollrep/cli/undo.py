@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from rollrep.cli.diff import raise_partly, require_tables, resolve, said_state, state
+from rollrep.cli.diff import compared, raise_partly, said_state
 from rollrep.cli.options import config_option, naming, store_for
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import SchemaProblem, UsageError
@@ -50,8 +49,6 @@ def undo_command(
 
     Ends with 3 when a table can't be taken back, because it is another at A than at B; it is named.
     """
-    from rollrep.destination.catalog import Catalog
-    from rollrep.destination.differences import all_tables, beside, compare
     from rollrep.destination.restore import check_output
     from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
 
@@ -60,12 +57,7 @@ def undo_command(
     store = store_for(ctx, config, job)
     if output and not dry_run:
         check_output(output.absolute(), force=force)
-    with naming(job), Catalog(store.catalog) as catalog, contextlib.ExitStack() as inside:
-        chosen = [resolve(catalog, job, text) for text in (before, after)]
-        (first, a), (second, b) = (inside.enter_context(state(store, catalog, each)) for each in chosen)
-        db = inside.enter_context(beside(first, second))
-        require_tables(tables, all_tables(db))
-        found = compare(db, tables)
+    with naming(job), compared(store, job, before, after, tables) as (db, found, _, a, b):
 
         def wanted(table: Any, change: Any) -> bool:
             return not keys or is_meant(change, keys, table.after.primary_key if table.after else (), found.encoding)
