@@ -201,6 +201,22 @@ def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
         holder.communicate()
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("pul",), ("'pul'", 'Did you mean "pull"?')),
+        (("zzz",), ("'zzz'", "rollrep --help")),
+        (("source", "zzz"), ("'zzz'", "rollrep source --help")),
+    ],
+)
+def test_command_is_guessed_or_the_list_named_when_it_is_not_one(
+    place: Place, typed: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    done = place.run(*typed)
+    assert done.returncode == 2
+    assert all(text in done.stderr for text in said), done.stderr
+
+
 # ---------------------------------------------------------------- the configuration
 
 

@@ -148,7 +148,8 @@ def test_store_is_its_owners_alone_when_the_umask_is_wide(place: Place) -> None:
         place.good("source", "point", place.db, "--label", "x")
         place.good("pull")
         for command in (("query", "shop", "--at", "label:x", "SELECT 1"), ("history", "shop", "users", "1"),
-                        ("rehearse", "shop"), ("prune", "shop"), ("verify", "shop")):  # fmt: skip
+                        ("rehearse", "shop"), ("prune", "shop"), ("verify", "shop"),
+                        ("snapshot", "shop", "--pin"), ("catalog", "shop", "--rebuild")):  # fmt: skip
             assert place.run(*command).returncode == 0
     finally:
         os.umask(before)

@@ -319,6 +319,13 @@ def test_globs_choose_tables_when_given(tmp_path: Path) -> None:
     assert sorted(narrower["released"]) == ["auth_permission", "shop_order"]
     assert narrower["captured"] == ["auth_user_groups"]
     assert sorted(narrower["kept"]) == ["auth_group", "auth_user"]
+    assert (report["unmatched"], narrower["unmatched"]) == ([], [])
+
+
+def test_pattern_is_named_when_no_table_matches_it(tmp_path: Path) -> None:
+    db = make.build("bookmarks", tmp_path / "app.db", rows=10)
+    assert told("source", "install", db, "-n", "--tables", "tags", "--tables", "tgas*")["unmatched"] == ["tgas*"]
+    assert "--tables tgas*: no table" in rollrep("source", "install", db, "--tables", "tgas*").stdout
 
 
 @pytest.mark.parametrize("installed", [False, True])

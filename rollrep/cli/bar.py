@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
-from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration
 from rollrep.destination.timeline import LineSeen, Timeline
 
 REASONS = {
@@ -89,7 +89,7 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
     legend = f"{signs.fine} every point   {signs.snapshot} snapshot   {signs.label} label   {signs.hole} hole"
     points = timeline.points
     said = [
-        f"{timeline.job}: {len(points):,} points over {show_duration((end - begin).total_seconds())},"
+        f"{timeline.job}: {show_count(len(points), 'point')} over {show_duration((end - begin).total_seconds())},"
         f" in {show_bytes(sum(timeline.bytes.values()))}",
         *rows,
         " " * margin + axis,
@@ -106,16 +106,16 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
         reason = REASONS.get(line.story.reason, line.story.reason)
         said.append(f"line {line.story.line} began {_local(line.story.began)}: {reason}")
     said += _listed([
-        f"hole  {_local(seen.begin)} to {_local(seen.end)}"
+        f"hole    {_local(seen.begin)} to {_local(seen.end)}"
         f" ({show_duration((seen.end - seen.begin).total_seconds())}, line {line.story.line}):"
         f" {REASONS.get(seen.hole.reason, seen.hole.reason)}"
         for line in timeline.lines for seen in line.holes
     ], "holes")  # fmt: skip
     said += _listed([
-        f"label {_local(each.time)}  {each.point.label}" for each in points if each.point.label
+        f"label   {_local(each.time)}  {each.point.label}" for each in points if each.point.label
     ], "labels")  # fmt: skip
     said += _listed([
-        f"pin   {_local(seen.snapshot.time)}  {show_bytes(seen.snapshot.bytes)}"
+        f"pin     {_local(seen.snapshot.time)}  {show_bytes(seen.snapshot.bytes)}"
         for line in timeline.lines for seen in line.snapshots if seen.note.pinned
     ], "pins")  # fmt: skip
     return said

@@ -10,9 +10,10 @@ import click
 from rollrep.cli.options import config_of, config_option, jobs_of, naming
 from rollrep.cli.output import emit, json_option, reporting
 from rollrep.core.errors import NotSetUp, UsageError, VerifyFailed
+from rollrep.core.units import show_count
 
 
-@click.command("catalog")
+@click.command("catalog", short_help="Make the catalog again from the other files.")
 @click.argument("job")
 @click.option(
     "--rebuild", is_flag=True, help="Make catalog.db again from the other files; the old one is kept beside it."
@@ -51,8 +52,8 @@ def catalog_command(
     would = "would hold" if dry_run else "holds"
     lines = [*(f"{job}: {each}" for each in done.damaged), *(f"{job}: note: {each}" for each in done.not_used)]
     lines.append(
-        f"{job}: the catalog {would} {done.points} points of {done.lines} lines, {done.snapshots} snapshots and"
-        f" {done.segments} segments; points have new numbers"
+        f"{job}: the catalog {would} {show_count(done.points, 'point')} of {show_count(done.lines, 'line')},"
+        f" {show_count(done.snapshots, 'snapshot')} and {show_count(done.segments, 'segment')}; points have new numbers"
     )
     if done.old:
         lines.append(f"{job}: the old one is {done.old}")

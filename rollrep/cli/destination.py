@@ -14,12 +14,14 @@ from rollrep.cli.options import config_option
 from rollrep.cli.options import jobs_of as _jobs
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core.errors import PartlyDone, UsageError
-from rollrep.core.units import show_bytes
+from rollrep.core.units import show_bytes, show_count, show_duration
 from rollrep.jobs.adding import add_job, job_section
 from rollrep.jobs.config import FILE_NAME, Config, Job
 
+_FIRST_CONTACT = "    (and, the first time, confirms the source's host key)"
 
-@click.command("init")
+
+@click.command("init", short_help="Add a pull job to rollrep.toml.")
 @click.argument("job")
 @click.argument("source")
 @click.option("--identity", type=click.Path(path_type=Path, readable=False), help="The private key to log in with.")
@@ -72,12 +74,12 @@ def init_command(
         "init",
         {"config": str(path), "job": made.name, "source": made.source, "dry_run": False},
         f"{path}: job {made.name} pulls {made.source}",
-        f"  next: rollrep check {made.name}    (and, the first time, confirms the source's host key)",
+        f"  next: rollrep check {made.name}" + (_FIRST_CONTACT if made.source.startswith("ssh:") else ""),
         f"        rollrep pull {made.name}",
     )
 
 
-@click.command("check")
+@click.command("check", short_help="Is everything set up right and fresh? With the next command.")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.option("--accept-host-key", metavar="SHA256:...", help="Trust the source's host key if this is its fingerprint.")
 @config_option
@@ -118,7 +120,7 @@ def check_command(
         sys.exit(codes.pop() if len(codes) == 1 else 1)
 
 
-@click.command("pull")
+@click.command("pull", short_help="Fetch what is new, once.")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @config_option
 @json_option
@@ -134,7 +136,7 @@ def pull_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | None,
     _pull(loaded, _jobs(loaded, jobs), as_json, "pull")
 
 
-@click.command("mirror")
+@click.command("mirror", short_help="Mirror a job again, table by table.")
 @click.argument("job")
 @click.option("--accept-source", is_flag=True, help="The source is another database or machine now, and that is right.")
 @config_option
@@ -189,10 +191,11 @@ def _summary(result: object) -> str:
     outcome = result.outcome
     said = f"{result.job}: {outcome.answer.replace('_', ' ')}"
     if outcome.answer == "mirror":
-        said += f" ({outcome.reason}): {len(outcome.tables_mirrored)} tables, {outcome.rows_mirrored:,} rows,"
-    said += f" {outcome.operations:,} operations, {show_bytes(result.bytes_received)} received"
+        tables = show_count(len(outcome.tables_mirrored), "table")
+        said += f" ({outcome.reason}): {tables}, {show_count(outcome.rows_mirrored, 'row')},"
+    said += f" {show_count(outcome.operations, 'operation')}, {show_bytes(result.bytes_received)} received"
     at = f" at {outcome.time}, log id {outcome.position.id}" if outcome.position else ""
-    return f"{said} in {result.seconds:.1f} s; the mirror is the source{at}"
+    return f"{said} in {show_duration(result.seconds)}; the mirror is the source{at}"
 
 
 COMMANDS: dict[str, click.Command] = {

@@ -15,12 +15,13 @@ from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, UsageError
 from rollrep.core.literals import as_json as value_json
 from rollrep.core.literals import shown
+from rollrep.core.units import show_count
 
 FILE = "file:"
 SIGNS = {"removed": "-", "added": "+", "changed": "~", "moved": "~"}
 
 
-@click.command("diff")
+@click.command("diff", short_help="Say what differs between two moments.")
 @click.argument("job")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
@@ -88,7 +89,7 @@ def raise_partly(as_json: bool, count: int) -> None:
     if as_json:
         # The object is out already, and says what is missing.
         raise SystemExit(PartlyDone.exit_code)
-    raise PartlyDone(f"all but {count} of what was asked for is told", remedy="see the lines above for what and why")
+    raise PartlyDone(f"{show_count(count, 'table')} left out", remedy="see the lines above for which and why")
 
 
 @contextlib.contextmanager

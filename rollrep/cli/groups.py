@@ -15,5 +15,5 @@ class Suggesting(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f' Did you mean "{near[0]}"?' if near else " See: {ctx.command_path} --help"
+            hint = f' Did you mean "{near[0]}"?' if near else f" See: {ctx.command_path} --help"
             raise click.UsageError(f"there is no command {args[0]!r}.{hint}") from error

@@ -16,7 +16,7 @@ from rollrep.core.literals import as_json as value_json
 from rollrep.core.literals import shown
 
 
-@click.command("history")
+@click.command("history", short_help="Show every version of one row.")
 @click.argument("job")
 @click.argument("table")
 @click.argument("key", nargs=-1, required=True)

@@ -13,14 +13,14 @@ from rollrep.cli.output import emit, json_option, reporting, say, somebody_watch
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotSetUp, Temporary, UsageError
-from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration
 
 if TYPE_CHECKING:
     from rollrep.destination.catalog import Segment
     from rollrep.destination.expire import Expiry, FileVerdict
 
 
-@click.command("snapshot")
+@click.command("snapshot", short_help="Make a snapshot of a point; label it, pin it.")
 @click.argument("job")
 @at_option
 @click.option("--label", help="What the point is called from now on; --at label:TEXT finds it.")
@@ -87,7 +87,7 @@ def _tell(job: str, path: Path, time: str) -> None:
     call_safely(plugin_manager().hook.rollrep_snapshot_taken, job=job, path=path, time=time)
 
 
-@click.command("prune")
+@click.command("prune", short_help="Let go of what `keep` does not ask for.")
 @click.argument("job")
 @click.option("-n", "--dry-run", is_flag=True, help="Remove nothing; say what would go, and why.")
 @config_option
@@ -170,17 +170,18 @@ def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Ite
             run.append(each)
     yield from _of_segments(run)
     going, would = plan.going, "would go" if dry_run else "went to the trash"
+    points, files = show_count(plan.points_kept, "point"), show_count(len(plan.files), "file")
     if not going:
-        yield f"{job}: nothing goes: {plan.points_kept} points, {len(plan.files)} files stay"
+        yield f"{job}: nothing goes: {points}, {files} stay"
     else:
         size = show_bytes(sum(each.item.bytes for each in going))
-        yield f"{job}: {len(going)} of {len(plan.files)} files ({size}) {would}; {plan.points_kept} points stay"
+        yield f"{job}: {len(going)} of {files} ({size}) {would}; {points} stay"
     if plan.lost:
         first, last = plan.lost[0], plan.lost[-1]
         no_more = "would no longer be restorable" if dry_run else "are no longer restorable"
-        yield f"{job}: {len(plan.lost)} points {no_more}: {iso(first.time)} to {iso(last.time)}" + _named(plan).replace(
-            "JOB", job
-        )
+        yield f"{job}: {show_count(len(plan.lost), 'point')} {no_more}: {iso(first.time)} to {iso(last.time)}" + _named(
+            plan
+        ).replace("JOB", job)
     if plan.oldest_kept and going:
         ago = show_duration((clock.now() - plan.oldest_kept.time).total_seconds())
         oldest = f"point {plan.oldest_kept.point} of {iso(plan.oldest_kept.time)}, {ago} ago"

@@ -59,6 +59,7 @@ def _destination() -> dict[str, click.Command]:
 def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Replicates SQLite databases between machines over SSH, and takes them back in time.
 
+    \b
     Beside the application:  rollrep source install DB
     On the other machine:    rollrep init JOB SOURCE, then rollrep pull JOB, rollrep restore JOB --at ...
 

@@ -13,7 +13,11 @@ from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import UsageError
 
 
-@click.command("migrate", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "migrate",
+    short_help="Run a migration with our triggers out of its way.",
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing, run nothing; say what would be done.")

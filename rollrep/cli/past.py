@@ -15,10 +15,10 @@ from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone
 from rollrep.core.moments import Latest, parse_moment
-from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration
 
 
-@click.command("points")
+@click.command("points", short_help="List the points that are known.")
 @click.argument("job")
 @config_option
 @json_option
@@ -48,7 +48,7 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     )
 
 
-@click.command("restore")
+@click.command("restore", short_help="Give back the database as it was at a moment.")
 @click.argument("job")
 @at_option
 @click.option(
@@ -112,7 +112,7 @@ def restore_command(
         as_json,
         "restore",
         {**told, "output": str(output), "seconds": round(seconds, 3), **restored_json(restored)},
-        f"{output}: {restored.rows:,} rows, {show_bytes(output.stat().st_size)}, integrity ok,"
+        f"{output}: {show_count(restored.rows, 'row')}, {show_bytes(output.stat().st_size)}, integrity ok,"
         f" in {show_duration(seconds)}",
     )
     if restored.earlier:
@@ -136,7 +136,8 @@ def _plan_said(chosen: Any, output: Path) -> str:
     if chosen.from_mirror:
         return f"would copy the mirror, which stands at this point, and {what}"
     return (
-        f"would unpack {chosen.snapshot.path}, replay {chosen.operations:,} log rows of {len(chosen.segments)} segments"
+        f"would unpack {chosen.snapshot.path}, replay {show_count(chosen.operations, 'log row')}"
+        f" of {show_count(len(chosen.segments), 'segment')}"
         f" ({show_bytes(chosen.bytes_read)} to read), and {what}"
     )
 

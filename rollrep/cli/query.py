@@ -23,7 +23,7 @@ MEASURED_ROWS = 500
 WIDEST = 60
 
 
-@click.command("query")
+@click.command("query", short_help="Ask one SQL question at a moment.")
 @click.argument("job")
 @click.argument("sql")
 @at_option
@@ -55,7 +55,7 @@ def query_command(
                 click.echo(line)
 
 
-@click.command("shell")
+@click.command("shell", short_help="A read-only SQL prompt at a moment.")
 @click.argument("job")
 @at_option
 @config_option

@@ -14,12 +14,12 @@ from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, RollrepError, VerifyFailed
 from rollrep.core.moments import parse_moment
-from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration
 
 RANDOM = "random"
 
 
-@click.command("rehearse")
+@click.command("rehearse", short_help="Restore to a scratch file, check it, remove it.")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.option(
     "--at", default=RANDOM, show_default=True, help="random, or what restore takes: latest, label:X, '2h ago'."
@@ -58,7 +58,9 @@ def rehearse_command(
             if found.wrong:
                 error = VerifyFailed(
                     f"the rehearsal of {job.name} failed: {found.wrong}",
-                    remedy=f"rollrep verify {job.name}, which names damaged files and what stays restorable",
+                    remedy=f"rollrep verify {job.name}, which names damaged files and what stays restorable"
+                    if found.failed
+                    else f"look at it: rollrep shell {job.name} --at point:{found.point.point}",
                 )
         except RollrepError as caught:
             error = caught
@@ -101,7 +103,8 @@ def _said(found: Any) -> str:
         return f"{found.job}: point {found.point.point} of {iso(found.point.time)} could NOT be restored"
     return (
         f"{found.job}: point {found.point.point} of {iso(found.point.time)} restored in"
-        f" {show_duration(found.seconds)}: {found.rows:,} rows, {show_bytes(found.bytes)}, integrity ok{questions}"
+        f" {show_duration(found.seconds)}: {show_count(found.rows, 'row')}, {show_bytes(found.bytes)},"
+        f" integrity ok{questions}"
     )
 
 

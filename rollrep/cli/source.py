@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import getpass
 import os
 import platform
@@ -20,7 +21,7 @@ from rollrep.cli.migrate import migrate_command
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.nouns import Virtual
-from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_duration
+from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_count, show_duration
 from rollrep.source.database import open_source, translated
 from rollrep.source.inspect import virtual_tables
 from rollrep.source.install import Report, install, uninstall
@@ -36,7 +37,7 @@ database = click.argument("db", type=click.Path(path_type=Path, readable=False),
 
 @click.group(cls=Suggesting)
 def source() -> None:
-    """Beside the application: install, uninstall, status, point, migrate, authorize, serve."""
+    """What one types beside the application."""
 
 
 source.add_command(migrate_command)
@@ -48,7 +49,7 @@ def _opened(path: Path) -> Iterator[apsw.Connection]:
         yield db
 
 
-@source.command("install")
+@source.command("install", short_help="Install the rolling log, or bring it up to date.")
 @database
 @click.option("--keep-rows", type=int, help=f"Rows the log holds.  [default: {DEFAULTS.keep_rows:,}]")
 @click.option("--keep-bytes", help=f"Bytes the log holds.  [default: {show_bytes(DEFAULTS.keep_bytes)}]")
@@ -94,6 +95,13 @@ def install_command(
         loose = [each for each in references_to_no_key(connection) if each[1] in {*report.captured, *report.kept}]
     told = _report_json(db, report, journal_mode, dry_run, print_sql)
     told["virtual"] = [{"table": each.name, "module": each.module} for each in virtuals]
+    names = [
+        *report.captured,
+        *report.kept,
+        *(each.table for each in report.refused),
+        *(each.name for each in virtuals),
+    ]
+    told["unmatched"] = unmatched = [glob for glob in include if not fnmatch.filter(names, glob)]
     emit(as_json, "source.install", told | {"references_to_no_key": loose})
     if as_json:
         return
@@ -101,6 +109,8 @@ def install_command(
         click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
     for line in _told_installed(db, report, virtuals, journal_mode, loose, dry_run):
         click.echo(line, err=print_sql)
+    for glob in unmatched:
+        click.echo(f"  WARN       --tables {glob}: no table that is left has such a name", err=print_sql)
 
 
 def _positive(option: str, value: int | None, otherwise: int) -> int:
@@ -154,7 +164,7 @@ def _told_installed(
             f" {'installed' if report.created else 'brought up to date'}"
         )
     total = len(report.captured) + len(report.kept)
-    yield f"  captured   {total} {'table' if total == 1 else 'tables'}" + (
+    yield f"  captured   {show_count(total, 'table')}" + (
         f" ({would}new: {', '.join(report.captured)})" if report.captured else ""
     )
     if report.released:
@@ -191,7 +201,7 @@ def _told_installed(
     yield f"  or with a key that can do nothing else, here: rollrep source authorize --db {name}={path} KEY.pub"
 
 
-@source.command("uninstall")
+@source.command("uninstall", short_help="Remove every trace of the rolling log.")
 @database
 @json_option
 @reporting("source.uninstall")
@@ -212,7 +222,7 @@ def uninstall_command(db: Path, as_json: bool) -> None:
     )
 
 
-@source.command("status")
+@source.command("status", short_help="What the log holds and captures, how far back it reaches.")
 @database
 @json_option
 @reporting("source.status")
@@ -225,7 +235,7 @@ def status_command(db: Path, as_json: bool) -> None:
     emit(as_json, "source.status", status.as_json(), *status.lines(str(db)))
 
 
-@source.command("point")
+@source.command("point", short_help="Write a consistency point.")
 @database
 @click.option("--label", help="What the point is called.")
 @click.option(
@@ -273,7 +283,7 @@ def _named_databases(pairs: tuple[str, ...]) -> dict[str, Path]:
     return named
 
 
-@source.command("serve")
+@source.command("serve", short_help="Speak the protocol; SSH starts this, people do not.")
 @click.option("--db", "databases", multiple=True, metavar="NAME=PATH", help="Serve only these databases (repeatable).")
 @reporting("source.serve")
 def serve_command(databases: tuple[str, ...]) -> None:
@@ -292,7 +302,7 @@ def serve_command(databases: tuple[str, ...]) -> None:
     serve(sys.stdin.buffer, sys.stdout.buffer, named or None)
 
 
-@source.command("authorize")
+@source.command("authorize", short_help="Print the authorized_keys line of a key that can only pull.")
 @click.option("--db", "databases", multiple=True, required=True, metavar="NAME=PATH", help="What the key may pull.")
 @click.argument("key", type=click.Path(path_type=Path, readable=False), metavar="KEY.pub")
 @json_option

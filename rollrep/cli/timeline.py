@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rollrep.destination.timeline import LineSeen, Timeline
 
 
-@click.command("timeline")
+@click.command("timeline", short_help="Show what of the past can be restored.")
 @click.argument("job")
 @click.option(
     "--html", type=click.Path(path_type=Path, readable=False), help="Write a page to look at, one file, and no bar."

@@ -14,7 +14,7 @@ from rollrep.core.moments import parse_moment
 from rollrep.core.units import show_bytes
 
 
-@click.command("export")
+@click.command("export", short_help="Write one point to a file of its own.")
 @click.argument("job")
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @at_option
@@ -56,7 +56,7 @@ def export_command(
     emit(as_json, "export", {**told, "dry_run": False, "bytes": size}, f"{file}: {show_bytes(size)}, integrity ok")
 
 
-@click.command("import")
+@click.command("import", short_help="Bring an exported point into a job's store.")
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--job", help="Into which job; the one it was exported from, where that is not said.")
 @click.option("--accept-source", is_flag=True, help="It is of another database than the mirror, and that is right.")

@@ -13,9 +13,10 @@ from rollrep.cli.diff import compared, raise_partly, said_state
 from rollrep.cli.options import config_option, naming, store_for
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import SchemaProblem, UsageError
+from rollrep.core.units import show_count
 
 
-@click.command("undo")
+@click.command("undo", short_help="Write the SQL script that takes changes back; you run it.")
 @click.argument("job")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
@@ -69,10 +70,15 @@ def undo_command(
         lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
         if dry_run:
             names = ", ".join(table.name for table in undo.tables) or "no table"
-            emit(as_json, "undo", {"dry_run": True, **told}, f"would take {undo.rows:,} rows back, of {names}")
+            emit(
+                as_json,
+                "undo",
+                {"dry_run": True, **told},
+                f"would take {show_count(undo.rows, 'row')} back, of {names}",
+            )
         elif output:
             write_lines(output.absolute(), lines)
-            said = f"{output}: takes {undo.rows:,} rows back; read it, then: sqlite3 app.db < {output.name}"
+            said = f"{output}: takes {show_count(undo.rows, 'row')} back; read it, then: sqlite3 app.db < {output.name}"
             emit(as_json, "undo", {**told, "output": str(output)}, said)
         elif as_json:
             emit(True, "undo", {**told, "sql": "\n".join(lines)})
@@ -111,7 +117,8 @@ def _header(job: str, a: dict[str, Any], b: dict[str, Any], undo: Any) -> Iterat
     yield f"-- Takes back what happened to {job} between"
     yield f"--   A  {said_state(a)}, and"
     yield f"--   B  {said_state(b)}."
-    yield f"-- {undo.rows:,} rows of {len(undo.tables)} tables. Made by rollrep, and not run by it: read it first."
+    size = f"{show_count(undo.rows, 'row')} of {show_count(len(undo.tables), 'table')}"
+    yield f"-- {size}. Made by rollrep, and not run by it: read it first."
     yield "-- Run it on the live source, beside its application:  sqlite3 app.db < this file"
     yield "-- It is one transaction. A row is taken back only if it still is exactly as it was at B; every other one is"
     yield "-- left alone and listed as a conflict. What AUTOINCREMENT remembers stays as it is."

@@ -11,7 +11,7 @@ from rollrep.cli.output import emit, json_option, reporting, somebody_watches
 from rollrep.core.errors import UsageError, VerifyFailed
 
 
-@click.command("verify")
+@click.command("verify", short_help="Is what lies here whole, and is the mirror the source?")
 @click.argument("job")
 @click.option("--against-source", is_flag=True, help="Compare the mirror with the source, by digests.")
 @click.option("--table", "tables", multiple=True, metavar="GLOB", help="Only tables whose name matches; repeatable.")

@@ -69,6 +69,15 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
+def show_count(count: int, word: str) -> str:
+    """`count` of what `word` names.
+
+    >>> show_count(0, "row"), show_count(1, "row"), show_count(1234, "log row")
+    ('0 rows', '1 row', '1,234 log rows')
+    """
+    return f"{count:,} {word if count == 1 else word + 's'}"
+
+
 def show_bytes(size: int) -> str:
     """`size` in 1024s, short.
 
@@ -102,3 +111,12 @@ def show_duration(seconds: float) -> str:
         if len(parts) == 2:
             break
     return " ".join(parts)
+
+
+def show_forecast(seconds: float) -> str:
+    """As show_duration, for what is to come: nobody plans by the days of another year.
+
+    >>> show_forecast(11_520), show_forecast(400 * 86400)
+    ('3 h 12 min', 'over a year')
+    """
+    return show_duration(seconds) if seconds < 365 * 86400 else "over a year"

@@ -55,7 +55,7 @@ class Store:
 
     def create(self) -> None:
         """Makes the folders.  Raises UsageError where they can't be made or written."""
-        os.umask(0o077)
+        _private()
         try:
             for folder in (self.folder, self.archive, self.snapshots):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,6 +91,7 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process works on a job.  The kernel lets go of the lock when its holder dies."""
+        _private()
         lock = filelock.FileLock(self.folder / "lock", timeout=0, mode=0o600)
         note = self.folder / "lock.holder"
         try:
@@ -121,3 +122,8 @@ class Store:
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers
+
+
+def _private() -> None:
+    """What this process writes from now on is its owner's alone; SQLite asks the umask too."""
+    os.umask(0o077)

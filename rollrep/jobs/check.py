@@ -15,7 +15,7 @@ from typing import Any
 from rollrep import __version__
 from rollrep.core import clock
 from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
-from rollrep.core.units import show_duration
+from rollrep.core.units import show_count, show_duration
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import refuse_another_source, state_of
@@ -178,7 +178,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
     if confirmed is None:
         return [Item("pull", PENDING, "no pull has ended yet", f"rollrep pull {job.name}")]
     age_s = max(0.0, (clock.now() - confirmed).total_seconds())
-    said = f"the mirror was the source {show_duration(age_s)} ago; {points} {'point' if points == 1 else 'points'}"
+    said = f"the mirror was the source {show_duration(age_s)} ago; {show_count(points, 'point')}"
     if age_s > STALE_PULLS * job.every_s:
         return [
             *verified,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from rollrep.core.units import show_duration
+from rollrep.core.units import show_duration, show_forecast
 from rollrep.core.windows import Lasting, Left, Room, room_for
 
 FEW_PULLS = 5
@@ -63,7 +63,7 @@ def _is_enough(left: tuple[Left, ...], wanted_s: float) -> bool:
 def _said(left: Left) -> str:
     if left.log_s is None or left.keys_s is None:
         return f"for ever at the {left.rate} rate"
-    return f"{show_duration(left.log_s)} at the {left.rate} rate (its keys {show_duration(left.keys_s)})"
+    return f"{show_forecast(left.log_s)} at the {left.rate} rate (its keys {show_forecast(left.keys_s)})"
 
 
 def _larger(lasting: Lasting, seconds: float, database: str) -> str:

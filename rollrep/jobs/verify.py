@@ -13,7 +13,7 @@ from collections.abc import Callable
 import apsw
 
 from rollrep.core.clock import iso, monotonic_s
-from rollrep.core.units import show_bytes
+from rollrep.core.units import show_bytes, show_count, show_duration
 from rollrep.destination.at_rest import AtRest, span_of, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes
@@ -76,8 +76,8 @@ class SourceResult:
         at = f" at {verified.time}, log id {position.id}" if position else ""
         said = "the mirror is the source" if verified.equal else "the mirror is NOT the source"
         lines.append(
-            f"{self.job}: {said}{at}: {len(verified.tables)} tables, {rows:,} rows compared,"
-            f" {show_bytes(self.bytes_received)} received in {self.seconds:.1f} s"
+            f"{self.job}: {said}{at}: {show_count(len(verified.tables), 'table')}, {show_count(rows, 'row')} compared,"
+            f" {show_bytes(self.bytes_received)} received in {show_duration(self.seconds)}"
         )
         if any(table.rows_repaired for table in verified.tables):
             lines.append(
@@ -129,9 +129,10 @@ class RestResult:
         lines += [f"{self.job}: note: {each}" for each in found.notes]
         span = span_of(found.restorable)
         reach = f", {iso(span[0])} to {iso(span[1])}" if span else ""
-        said = "all is whole" if not found.problems else f"{len(found.problems)} problems"
+        said = "all is whole" if not found.problems else show_count(len(found.problems), "problem")
         lines.append(
-            f"{self.job}: {said}: {found.files:,} files, {show_bytes(found.bytes)} read in {self.seconds:.1f} s;"
+            f"{self.job}: {said}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} read"
+            f" in {show_duration(self.seconds)};"
             f" {len(found.restorable)} of {found.points} points can be restored{reach}"
         )
         return lines

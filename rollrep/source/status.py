@@ -10,7 +10,7 @@ import dataclasses
 import apsw
 import msgspec
 
-from rollrep.core.units import show_bytes, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration, show_forecast
 from rollrep.core.windows import Lasting
 from rollrep.query import one_row, one_value
 from rollrep.source.alone import is_taken_away, migration_runs
@@ -61,7 +61,8 @@ class Status:
     def lines(self, name: str) -> list[str]:
         limits = self.limits
         lines = [
-            f"{name}: epoch {self.epoch}, log ids {self.oldest_id} to {self.newest_id}, {self.points} points",
+            f"{name}: epoch {self.epoch}, log ids {self.oldest_id} to {self.newest_id},"
+            f" {show_count(self.points, 'point')}",
             f"  rows     {self.rows:,} of {limits.keep_rows:,}",
             f"  bytes    {show_bytes(self.bytes)} of {show_bytes(limits.keep_bytes)}",
             f"  reaches  {self.log_reaches or 'nowhere yet'} (limit {show_duration(limits.keep_age_s)})",
@@ -90,7 +91,7 @@ def lasting_lines(lasting: Lasting) -> list[str]:
         if left.log_s is None or left.keys_s is None:
             lines.append(f"  lasts    for ever {grows}")
         else:
-            lines.append(f"  lasts    {show_duration(left.log_s)}, its keys {show_duration(left.keys_s)}, {grows}")
+            lines.append(f"  lasts    {show_forecast(left.log_s)}, its keys {show_forecast(left.keys_s)}, {grows}")
     return lines
 
 
