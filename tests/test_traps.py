@@ -20,6 +20,7 @@ from rollrep.core.errors import Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.restore import restorable
+from rollrep.source import reader
 from rollrep.source.log import write_point
 
 
@@ -407,3 +408,14 @@ def test_row_is_gone_when_the_default_of_a_replacing_row_collides_with_it(pair: 
     pair.do("UPDATE OR REPLACE t SET p = NULL WHERE id = 3")
     pair.same()
     assert pair.db.execute("SELECT id FROM t").fetchall() == [(3,)]
+
+
+def test_keys_equal_to_their_column_only_are_all_copied_when_a_chunk_ends_between_them(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IMAGE_ROWS", 3)
+    pair.start(
+        "CREATE TABLE word(w TEXT COLLATE NOCASE, n, PRIMARY KEY (w COLLATE BINARY, n)) WITHOUT ROWID;"
+        'INSERT INTO word SELECT value, 1 FROM json_each(\'["a","A","b","B","c","C","d","D"]\')'
+    )
+    oracle.assert_same(pair.path, pair.store.mirror)

@@ -23,7 +23,7 @@ from rollrep.core.nouns import Shape
 from rollrep.core.tokens import bind_key, key_columns, make_key
 from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.log import Meta
-from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key
+from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key, scan_of
 from rollrep.wire import digests, messages
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, Scan
 from rollrep.wire.images import rows_table
@@ -99,7 +99,7 @@ class Digests:
         with self._image(digests.SCHEMA):
             for statement in digests.part_tables(shape.key_width):
                 self._db.execute(statement)
-            yield _scan(self._db, shape, utf8=self._utf8)
+            yield scan_of(self._db, shape, utf8=self._utf8)
 
     def _stretch(self, scan: Scan, after: Key | None) -> tuple[int, str, Key | None]:
         shape = scan.shape
@@ -211,11 +211,3 @@ class Digests:
                 if end is not None:
                     check_key(shape, end)
             self._db.execute(*digests.ask_range(span, asked, shape.key_width))
-
-
-def _scan(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:
-    if not shape.without_rowid:
-        return digests.scan_of(shape, None, (), utf8=utf8)
-    index = one_value(db, "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (shape.table,))
-    collations = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
-    return digests.scan_of(shape, index, collations, utf8=utf8)

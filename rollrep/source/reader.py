@@ -27,6 +27,8 @@ from rollrep.query import all_rows, one_row, one_value
 from rollrep.source.database import reading
 from rollrep.source.log import MS_AT, MS_OF_1970, Meta, proof_of, read_facts
 from rollrep.source.tables import LOG, SHAPE
+from rollrep.wire import digests
+from rollrep.wire.digests import Scan
 from rollrep.wire.images import log_table, log_width, rows_table
 from rollrep.wire.messages import Batch, Chunk, Image
 
@@ -171,17 +173,20 @@ class Reader:
     def _copy_rows(self, shape: Shape, after_key: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None, bool]:
         """Copies rows into the rows' image in key order; (how many, the last one's key, whether that was all)."""
         limit = self._chunk_rows.get(shape.id, min(FIRST_CHUNK_ROWS, IMAGE_ROWS))
-        key = [sql.name(column) for column in shape.key]
-        where = ""
+        scan = scan_of(self._db, shape, utf8=True)
+        ends: list[str] = []
         bound: list[Bindable] = []
         if after_key is not None:
             check_key(shape, after_key)
-            expressions, bound = bind_key(after_key)
-            where = f" WHERE ({', '.join(key)}) > ({', '.join(expressions)})"
+            ends, bound = bind_key(after_key)
+        # A condition may say an end twice, and a bound value is said once: so each is a name.
+        given = ", ".join(f"{end} AS e{n}" for n, end in enumerate(ends)) or "NULL"
+        beyond = digests.after_key(scan, [f"(SELECT e{n} FROM given)" for n in range(len(ends))])
+        columns = ", ".join(f"t.{sql.name(column)}" for column in shape.columns)
         self._db.execute(rows_table("rows_image.rows", shape.width))
         self._db.execute(
-            f"INSERT INTO rows_image.rows SELECT {sql.names(shape.columns)} FROM main.{sql.name(shape.table)}{where}"
-            f" ORDER BY {', '.join(key)} LIMIT {limit}",
+            f"WITH given AS (SELECT {given}) INSERT INTO rows_image.rows SELECT {columns} FROM {scan.source}"
+            f" WHERE {beyond} ORDER BY {', '.join(scan.key)} LIMIT {limit}",
             bound,
         )
         rows = self._db.changes()
@@ -226,3 +231,12 @@ def slices(packed: bytes, size: int) -> Iterable[memoryview]:
     """`packed` in pieces of `size` bytes, without copying."""
     view = memoryview(packed)
     return (view[start : start + size] for start in range(0, len(view), size))
+
+
+def scan_of(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:
+    """How the rows of a table are read in the order of its key, whose collations may not be its columns'."""
+    if not shape.without_rowid:
+        return digests.scan_of(shape, None, (), utf8=utf8)
+    index = one_value(db, "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (shape.table,))
+    collations = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
+    return digests.scan_of(shape, index, collations, utf8=utf8)
