@@ -18,7 +18,7 @@ import apsw
 from rollrep.core.nouns import Shape
 from rollrep.wire.images import log_table, log_width
 
-CACHE_KIB = 24_576
+CACHE_KIB = 16_384
 
 
 class Gathered:

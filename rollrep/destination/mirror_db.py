@@ -22,7 +22,7 @@ from rollrep.destination.container import disk_room
 from rollrep.query import find_row, one_value
 
 STATE = f"{PREFIX}state"
-CACHE_KIB = 65_536
+CACHE_KIB = 40_960
 
 
 class State(msgspec.Struct, frozen=True):
