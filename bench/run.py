@@ -1,6 +1,6 @@
 """Runs the benchmarks, all or by name, prints one table and writes RESULTS.md.
 
-    python -m bench                   everything, some 25 minutes
+    python -m bench                   everything, some 45 minutes
     python -m bench --quick           everything, about a minute each
     python -m bench capture wire      some of them
 
@@ -30,6 +30,7 @@ QUESTIONS = {
     "wire": "bytes on the wire per operation",
     "replay": "pull and replay of a backlog, operations per CPU second",
     "memory": "peak memory of both processes",
+    "mirror_again": "mirroring again, beside sqlite3_rsync",
 }
 EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statement"}
 
