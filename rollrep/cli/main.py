@@ -37,6 +37,7 @@ def _destination() -> dict[str, click.Command]:
         past,
         query,
         rehearse,
+        status,
         timeline,
         travelling,
         undo,
@@ -44,7 +45,7 @@ def _destination() -> dict[str, click.Command]:
     )  # fmt: skip
 
     rooms = (
-        destination, past, query, history, diff, undo, keeping, timeline, rehearse, catalog, travelling, verify,
+        destination, status, past, query, history, diff, undo, keeping, timeline, rehearse, catalog, travelling, verify,
     )  # fmt: skip
     return {name: command for room in rooms for name, command in room.COMMANDS.items()}
 

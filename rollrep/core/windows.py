@@ -173,6 +173,19 @@ def _pruned_in_s(curve: Curve, room: Room, rate: Rate, log_id: int) -> float | N
     return min(by_rows_s, by_bytes_s, by_age_s)
 
 
+def later(left: Sequence[Left], seconds: float) -> tuple[Left, ...]:
+    """What is left when so many seconds have passed, at those rates; never more than was.
+
+    >>> later([Left("present", 90.0, 4000.0), Left("peak", None, None)], 100.0)
+    (Left(rate='present', log_s=0.0, keys_s=3900.0), Left(rate='peak', log_s=None, keys_s=None))
+    """
+
+    def less(left_s: float | None) -> float | None:
+        return None if left_s is None else max(0.0, left_s - max(0.0, seconds))
+
+    return tuple(Left(each.rate, less(each.log_s), less(each.keys_s)) for each in left)
+
+
 def room_for(room: Room, rate: Rate, seconds: float) -> Room:
     """Limits, none below `room`, in which a log that grows at `rate` holds `seconds`; in figures people would choose.
 

@@ -18,7 +18,7 @@ import bisect
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -371,8 +371,12 @@ class Catalog:
 
     def last_event(self, kind: str) -> tuple[dt.datetime, dict[str, Any]] | None:
         """(when, details) of the newest event of that kind."""
-        row = find_row(self._db, "SELECT at, detail FROM event WHERE kind = ? ORDER BY id DESC LIMIT 1", (kind,))
-        return (from_iso(row[0]), json.loads(row[1])) if row else None
+        return next(self.events(kind), None)
+
+    def events(self, kind: str) -> Iterator[tuple[dt.datetime, dict[str, Any]]]:
+        """(when, details) of the events of that kind, newest first."""
+        for at, detail in self._db.execute("SELECT at, detail FROM event WHERE kind = ? ORDER BY id DESC", (kind,)):
+            yield from_iso(at), json.loads(detail)
 
     def note(self, kind: str, **detail: object) -> None:
         """Writes an event."""

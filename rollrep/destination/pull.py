@@ -31,6 +31,7 @@ from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_histo
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
 from rollrep.destination.recording import is_snapshot_due, record_points
+from rollrep.destination.remembered import LASTING, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_archive import ShadowArchive
@@ -176,8 +177,11 @@ class _Pull:
                 position=position,
                 schema_digest=state.schema_digest if state else None,
                 mirror_requested=self._wishes.mirror and not again and not (state and state.reason),
+                tell_lasting=is_lasting_due(self._catalog),
             )
         )
+        if answer.lasting:
+            remember(self._catalog, LASTING, msgspec.to_builtins(answer.lasting))
         if state and not self._wishes.accept_source:
             refuse_another_source(state, answer.database_id, answer.instance, self._store.job)
         self._head_point = answer.facts.point
@@ -382,4 +386,6 @@ class _Pull:
                 tables=[dataclasses.asdict(each) for each in self._out.moved],
                 head=state.position.id,
                 seconds=round(seconds, 3),
+                bytes_received=self._session.bytes_received,
+                mirror_bytes=self._store.mirror.stat().st_size,
             )

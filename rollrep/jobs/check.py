@@ -171,8 +171,8 @@ def _freshness(config: Config, job: Job) -> list[Item]:
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
-            verified = [_verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
-            verified += _rehearsed(job, catalog)
+            results = [verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
+            results += rehearsed(job, catalog)
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
     if confirmed is None:
@@ -181,7 +181,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
     said = f"the mirror was the source {show_duration(age_s)} ago; {show_count(points, 'point')}"
     if age_s > STALE_PULLS * job.every_s:
         return [
-            *verified,
+            *results,
             Item(
                 "fresh",
                 WARN,
@@ -189,10 +189,10 @@ def _freshness(config: Config, job: Job) -> list[Item]:
                 f"rollrep pull {job.name}",
             ),
         ]
-    return [*verified, Item("fresh", OK, said)]
+    return [*results, Item("fresh", OK, said)]
 
 
-def _verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
+def verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
     """What the newest `rollrep verify` found."""
     when, told = last
     ago = show_duration(max(0.0, (clock.now() - when).total_seconds()))
@@ -204,7 +204,7 @@ def _verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
     return Item("verified", FAIL, f"{against} {ago} ago: {wrong}", again, VerifyFailed.exit_code)
 
 
-def _rehearsed(job: Job, catalog: Catalog) -> list[Item]:
+def rehearsed(job: Job, catalog: Catalog) -> list[Item]:
     """What the newest rehearsal found, and whether the next one is due."""
     command = f"rollrep rehearse {job.name}"
     last = catalog.last_event(REHEARSAL_EVENT)

@@ -21,8 +21,9 @@ import tenacity
 
 from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.errors import DiskFull, RollrepError, Temporary
-from rollrep.destination.catalog import CatalogPoint
+from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.pull import Outcome, Wishes, pull
+from rollrep.destination.remembered import FAILURE, PULL, remember
 from rollrep.destination.restore import Restored
 from rollrep.destination.store import Store
 from rollrep.hooks import call_safely
@@ -129,12 +130,32 @@ def run_pull(
             stop = job.stop_on_history_lost
             wishes = Wishes("", job.snapshot_s, job.keep, mirror, accept_source, stop)
             with store.locked():
-                _try_pull(store, job, wishes, result, progress, tries)
+                try:
+                    with translated(config, job, make_room):
+                        _try_pull(store, job, wishes, result, progress, tries)
+                except RollrepError as error:
+                    result.error = error
+                result.seconds = monotonic_s() - began
+                _remember(store, result)
     except RollrepError as error:
         result.error = error
-    result.seconds = monotonic_s() - began
+        result.seconds = monotonic_s() - began
     _tell(hooks, store, result)
     return result
+
+
+def _remember(store: Store, result: Result) -> None:
+    """How it went, for `status`.  Where nothing was ever pulled there is nothing to remember it in."""
+    if not store.exists():
+        return
+    # Whatever it can't be written for stands in the result already, or will in that of the next pull.
+    with contextlib.suppress(RollrepError, apsw.Error, OSError), Catalog(store.catalog) as catalog:
+        if result.error:
+            remember(catalog, FAILURE, error_json(result.error))
+            return
+        told = result.as_json()
+        kept = ("answer", "reason", "operations", "bytes_received", "seconds", "not_carried")
+        remember(catalog, PULL, {key: told[key] for key in kept})
 
 
 @contextlib.contextmanager
@@ -187,7 +208,7 @@ def retrying(job: str, tries: int = TRIES) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Temporary),
         stop=tenacity.stop_after_attempt(tries),
-        wait=tenacity.wait_exponential_jitter(initial=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        wait=tenacity.wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + tenacity.wait_random(0, 1),
         before_sleep=lambda state: _log.info(
             "%s: %s; trying again", job, state.outcome.exception() if state.outcome else ""
         ),

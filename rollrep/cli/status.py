@@ -1,0 +1,141 @@
+"""`rollrep status`: how does each job stand, as far as is known here?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from rollrep.cli.options import config_of, config_option, jobs_of
+from rollrep.cli.output import emit, json_option, reporting
+from rollrep.core.clock import iso
+from rollrep.core.errors import PartlyDone
+from rollrep.core.units import show_bytes, show_count, show_duration
+
+if TYPE_CHECKING:
+    from rollrep.jobs.status import Mirroring, Status
+
+
+@click.command("status", short_help="How old is each mirror, and is it in trouble? Without asking the source.")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@config_option
+@json_option
+@click.pass_context
+@reporting("status")
+def status_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | None, as_json: bool) -> None:
+    """How old is the mirror of each JOB, is it in trouble, and will it be?
+
+    Everything is what the store knows: the source is not asked, so it works when that is gone.  `rollrep check`
+    asks it.  Exits with 0 when nothing is wrong, also with a warning of what is to come; else with the code of the
+    last pull's error, 10 when nothing was pulled, 16 when a verify or a rehearsal failed, 1 when the mirror is only
+    old; 3 when jobs differ.
+    """
+    from rollrep.jobs.status import status_of
+
+    loaded = config_of(ctx, config)
+    found = [status_of(loaded, job) for job in jobs_of(loaded, jobs)]
+    lines = [line for each in found for line in _lines(each)]
+    emit(as_json, "status", {"jobs": [status_json(each) for each in found]}, *lines)
+    codes = {each.exit_code for each in found}
+    if codes != {0}:
+        sys.exit(codes.pop() if len(codes) == 1 else PartlyDone.exit_code)
+
+
+def _lines(found: Status) -> Iterator[str]:
+    old = f"the mirror is {show_duration(found.age_s)} old" if found.age_s is not None else "there is no mirror yet"
+    yield f"{found.verdict:8}{found.job}: {old}"
+    for trouble in found.troubles:
+        yield f"  {trouble.state:8} {trouble.text}"
+        if trouble.next:
+            yield f"    next: {trouble.next}"
+    if found.confirmed is None:
+        return
+    yield _told("was", f"the source at {iso(found.confirmed)}, by the source's clock{_clocks(found)}")
+    if found.pulled:
+        yield _told("pulled", _pulled(found.pulled))
+    if found.failure and not any(each.item == "pull" for each in found.troubles):
+        yield _told("failed", f"{show_duration(found.failure['ago_s'])} ago, once: {found.failure['facts']}")
+    if found.state:
+        position = found.state.position
+        yield _told("at", f"log id {position.id:,} of line {found.state.line}, {show_count(found.points, 'point')}")
+    if found.sleep and not found.sleep.next:
+        yield _told("log", found.sleep.text.removeprefix("the log "))
+    yield from (_told("mirror", text) for text in _mirroring(found.mirroring))
+    snapshots = found.snapshots
+    newest = f", the newest of {iso(snapshots.newest)}" if snapshots.newest else ""
+    pinned = f", {snapshots.pinned:,} pinned" if snapshots.pinned else ""
+    yield _told("keeps", f"{show_count(snapshots.count, 'snapshot')}{newest}{pinned}")
+    sizes = ", ".join(f"{name} {show_bytes(size)}" for name, size in found.sizes.items() if size)
+    yield _told("size", f"{show_bytes(sum(found.sizes.values()))}: {sizes}")
+    yield from (_told(each.item, each.text) for each in found.results if each not in found.troubles)
+
+
+def _told(what: str, text: str) -> str:
+    return f"  {what:9}{text}"
+
+
+def _clocks(found: Status) -> str:
+    differ_s = found.clocks_differ_s
+    if not differ_s:
+        return ""
+    return f", which is {show_duration(differ_s)} {'behind' if differ_s > 0 else 'ahead of'} ours"
+
+
+def _pulled(told: dict[str, Any]) -> str:
+    answer = str(told["answer"]).replace("_", " ") + (f" ({told['reason']})" if told["reason"] else "")
+    carried = f"; not carried: {', '.join(told['not_carried'])}" if told["not_carried"] else ""
+    return (
+        f"{show_duration(told['ago_s'])} ago: {answer}, {show_count(told['operations'], 'operation')},"
+        f" {show_bytes(told['bytes_received'])} received in {show_duration(told['seconds'])}{carried}"
+    )
+
+
+def _mirroring(known: Mirroring) -> Iterator[str]:
+    if known.under_way:
+        done, tables = known.under_way.tables_done, show_count(known.under_way.tables, "table")
+        yield f"is being made again ({known.under_way.reason}): {done:,} of {tables} done; a pull goes on from there"
+    if known.last:
+        yield f"was made again {show_duration(known.last['ago_s'])} ago ({known.last['reason']}): {_made(known.last)}"
+    if known.estimate_s is not None:
+        yield f"would take about {show_duration(known.estimate_s)} to make again"
+
+
+def _made(told: dict[str, Any]) -> str:
+    tables = told["tables"]
+    rungs = " and ".join(sorted({str(each["rung"]) for each in tables}))
+    rows = show_count(sum(each["rows"] for each in tables), "row")
+    return f"{rows} of {show_count(len(tables), 'table')}, by {rungs or 'nothing'}, in {show_duration(told['seconds'])}"
+
+
+def status_json(found: Status) -> dict[str, object]:
+    position = found.state.position if found.state else None
+    return {
+        "job": found.job,
+        "state": found.verdict,
+        "troubles": [each.as_json() for each in found.troubles],
+        "age_s": found.age_s,
+        "confirmed": iso(found.confirmed) if found.confirmed else None,
+        "clocks_differ_s": found.clocks_differ_s,
+        "every_s": found.every_s,
+        "position": {"epoch": position.epoch, "id": position.id} if position else None,
+        "line": found.state.line if found.state else None,
+        "points": found.points,
+        "pulled": found.pulled,
+        "failure": found.failure,
+        "lasting": msgspec.to_builtins(found.lasting),
+        "mirroring": msgspec.to_builtins(found.mirroring),
+        "snapshots": {
+            "count": found.snapshots.count,
+            "pinned": found.snapshots.pinned,
+            "newest": iso(found.snapshots.newest) if found.snapshots.newest else None,
+        },
+        "bytes": found.sizes,
+        "results": [each.as_json() for each in found.results],
+    }
+
+
+COMMANDS: dict[str, click.Command] = {"status": status_command}

@@ -1,0 +1,49 @@
+"""What is remembered of the newest pull: how it went, how the last one failed, how long the log lasted then.
+
+    kind       written by                            holds
+    pull       a pull that ended well                answer, reason, operations, bytes, seconds
+    failure    a pull that did not                   kind, facts, remedy, exit_code
+    lasting    a pull, once in LASTING_EVERY_S       what the source said of its log
+
+A row of each kind and no more: pulls come too often to be events.  Nothing else needs them to be there, so a
+catalog without them is whole.
+
+Knows: SQL of its own table in the catalog.  Does not know: what is in a row.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rollrep.core.clock import from_iso, iso, now
+from rollrep.destination.catalog import Catalog
+from rollrep.query import find_row
+
+PULL, FAILURE, LASTING = "pull", "failure", "lasting"
+LASTING_EVERY_S = 60.0
+"""it costs the source 5 ms, and does not change faster than a rate that lasts"""
+
+
+def remember(catalog: Catalog, kind: str, detail: Mapping[str, object]) -> None:
+    """Takes the place of what was remembered of that kind."""
+    catalog.connection.execute("CREATE TABLE IF NOT EXISTS remembered(kind TEXT PRIMARY KEY, at, detail) WITHOUT ROWID")
+    catalog.connection.execute(
+        "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (kind, iso(now()), json.dumps(detail))
+    )
+
+
+def remembered(catalog: Catalog, kind: str) -> tuple[dt.datetime, dict[str, Any]] | None:
+    """(when, by the destination's clock, and what); None where nothing of the kind is."""
+    if not find_row(catalog.connection, "SELECT 1 FROM sqlite_schema WHERE name = 'remembered'"):
+        return None
+    row = find_row(catalog.connection, "SELECT at, detail FROM remembered WHERE kind = ?", (kind,))
+    return (from_iso(row[0]), json.loads(row[1])) if row else None
+
+
+def is_lasting_due(catalog: Catalog) -> bool:
+    """Whether the next pull should ask how long the log lasts."""
+    known = remembered(catalog, LASTING)
+    return known is None or abs((now() - known[0]).total_seconds()) >= LASTING_EVERY_S

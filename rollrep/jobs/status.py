@@ -1,0 +1,233 @@
+"""How does a job stand?  Everything that its store knows, without asking the source.
+
+    confirmed   the source's time at which the mirror was the source        how old is it?
+    remembered  how the newest pull went, how the last one failed           is it in trouble?
+                how long the log lasted then, less what has passed          will it be?
+    events      mirror operations, verifies, rehearsals
+    files       snapshots, sizes
+
+Times are the destination's, but for `confirmed` and those of snapshots; where the two clocks differ, so does the
+age, and that is said.  Nothing is written, and no lock is held: a pull may be at work meanwhile.
+
+Knows: the store, configuration, what check says of events.  Does not know: transports, the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import apsw
+import msgspec
+
+from rollrep.core import clock
+from rollrep.core.clock import iso
+from rollrep.core.errors import NotSetUp, RollrepError, Temporary
+from rollrep.core.units import show_duration
+from rollrep.core.windows import Lasting, later
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.mirror_db import State, state_of
+from rollrep.destination.notes import read_note
+from rollrep.destination.remembered import FAILURE, LASTING, PULL, remembered
+from rollrep.destination.store import Store
+from rollrep.destination.timeline import sizes_of
+from rollrep.jobs.check import EVENTS, FAIL, OK, PENDING, STALE_PULLS, WARN, Item, rehearsed, verified
+from rollrep.jobs.config import Config, Job
+from rollrep.jobs.run import store_of
+from rollrep.jobs.sleeping import Sleep, judge
+from rollrep.transport.address import parse_address
+
+CLOCKS_DIFFER_S = 10.0
+"""less than that is how long a pull takes, and no clock that is wrong"""
+
+Told = dict[str, Any]
+"""an event or what is remembered, with `at` and `ago_s`"""
+
+
+@dataclasses.dataclass(frozen=True)
+class UnderWay:
+    """A mirror operation that has begun and is not published."""
+
+    reason: str
+    tables: int
+    tables_done: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirroring:
+    """What is known of mirror operations, and of the next one."""
+
+    under_way: UnderWay | None
+    last: Told | None
+    estimate_s: float | None
+    """how long one would take that reads or copies all of the mirror as it is now"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshots:
+    count: int
+    pinned: int
+    newest: dt.datetime | None
+    """the source's time"""
+
+
+@dataclasses.dataclass
+class Status:
+    """One job, as its store knows it."""
+
+    job: str
+    every_s: float
+    age_s: float | None = None
+    """None where no pull has ended yet"""
+    confirmed: dt.datetime | None = None
+    clocks_differ_s: float = 0.0
+    """by how much the source's clock is behind ours; negative where it is ahead; 0 where nobody can tell"""
+    state: State | None = None
+    points: int = 0
+    pulled: Told | None = None
+    failure: Told | None = None
+    """the last pull that failed, where none went well since"""
+    lasting: Lasting | None = None
+    """as it is now: less what has passed since the newest pull"""
+    sleep: Sleep | None = None
+    mirroring: Mirroring = dataclasses.field(default_factory=lambda: Mirroring(None, None, None))
+    snapshots: Snapshots = dataclasses.field(default_factory=lambda: Snapshots(0, 0, None))
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    results: list[Item] = dataclasses.field(default_factory=list)
+    """of verifies and rehearsals, as `check` says them"""
+    troubles: list[Item] = dataclasses.field(default_factory=list)
+    """what makes `verdict` what it is, the worst first"""
+
+    @property
+    def verdict(self) -> str:
+        return self.troubles[0].state if self.troubles else OK
+
+    @property
+    def exit_code(self) -> int:
+        """0 unless the mirror is in trouble: old, missing, or known to be wrong."""
+        return next((each.exit_code for each in self.troubles if each.exit_code), 0)
+
+
+def status_of(config: Config, job: Job) -> Status:
+    """What the store of a job knows.  Never raises for what is wrong with it: that is a trouble."""
+    store = store_of(config, job)
+    found = Status(job.name, job.every_s)
+    try:
+        store.require()
+        with Catalog(store.catalog) as catalog:
+            _read(found, store, catalog, job)
+        found.state = state_of(store.mirror)
+    except NotSetUp as error:
+        found.troubles = [Item("pull", PENDING, error.facts, f"rollrep pull {job.name}", error.exit_code)]
+    except RollrepError as error:
+        found.troubles.insert(0, Item("store", FAIL, error.facts, error.remedy, error.exit_code))
+    return found
+
+
+def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
+    now = clock.now()
+    found.confirmed = catalog.confirmed()
+    found.points = len(catalog.points())
+    found.pulled = _told(remembered(catalog, PULL), now)
+    found.failure = _told(remembered(catalog, FAILURE), now)
+    if found.failure and found.pulled and found.failure["at"] <= found.pulled["at"]:
+        found.failure = None
+    if found.confirmed:
+        found.age_s = max(0.0, (now - found.confirmed).total_seconds())
+        found.clocks_differ_s = _clocks_differ_s(found.pulled, found.confirmed)
+    found.results = [verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
+    found.results += rehearsed(job, catalog)
+    found.sizes = sizes_of(store)
+    found.mirroring = _mirroring(store, catalog, found.sizes["mirror"], now)
+    snapshots = catalog.snapshots()
+    pinned = sum(read_note(store, each).pinned is not None for each in snapshots)
+    found.snapshots = Snapshots(len(snapshots), pinned, max((each.time for each in snapshots), default=None))
+    found.lasting = _lasting(catalog, found.pulled, now)
+    if found.lasting:
+        # How long mirroring takes has a line of its own here.
+        database = parse_address(job.source).database
+        found.sleep = judge(found.lasting, job.every_s, None, f"rollrep pull {job.name}", database)
+    found.troubles = _troubles(found, job)
+
+
+def _told(known: tuple[dt.datetime, Told] | None, now: dt.datetime) -> Told | None:
+    if known is None:
+        return None
+    when, detail = known
+    return {"at": iso(when), "ago_s": max(0.0, (now - when).total_seconds()), **detail}
+
+
+def _clocks_differ_s(pulled: Told | None, confirmed: dt.datetime) -> float:
+    """The source read its clock while the pull went on; a clock that says something else is another clock."""
+    if pulled is None:
+        return 0.0
+    ended = clock.from_iso(pulled["at"])
+    behind_s = (ended - confirmed).total_seconds()
+    if behind_s < -CLOCKS_DIFFER_S or behind_s > pulled["seconds"] + CLOCKS_DIFFER_S:
+        return behind_s
+    return 0.0
+
+
+def _lasting(catalog: Catalog, pulled: Told | None, now: dt.datetime) -> Lasting | None:
+    """What a source said of its log, less the time that has passed since.
+
+    A pull that went well since then stands at the newest row; so what was said of that one counts from it on.
+    """
+    known = remembered(catalog, LASTING)
+    if known is None:
+        return None
+    asked_at, lasting = known[0], msgspec.convert(known[1], Lasting)
+    pulled_at = clock.from_iso(pulled["at"]) if pulled else None
+    if pulled_at and pulled_at >= asked_at:
+        left = later(lasting.newest, (now - pulled_at).total_seconds())
+    elif lasting.position is not None:
+        left = later(lasting.position, (now - asked_at).total_seconds())
+    else:
+        return None
+    return msgspec.structs.replace(lasting, position=left)
+
+
+def _mirroring(store: Store, catalog: Catalog, mirror_bytes: int, now: dt.datetime) -> Mirroring:
+    known = next(catalog.events("mirror"), None)
+    whole = next((told for _, told in catalog.events("mirror") if _read_all(told)), None)
+    estimate_s = whole["seconds"] * mirror_bytes / whole["mirror_bytes"] if whole else None
+    return Mirroring(_under_way(store), _told(known, now), estimate_s)
+
+
+def _read_all(told: Told) -> bool:
+    """Whether a mirror operation copied or compared every table, so that its rate tells what the next would take."""
+    rungs = {each["rung"] for each in told["tables"]}
+    return bool(told.get("mirror_bytes")) and told["reason"] != "schema" and rungs <= {"copy", "digests"} != set()
+
+
+def _under_way(store: Store) -> UnderWay | None:
+    # It may be published, and so be gone, between one call and the next.
+    with contextlib.suppress(apsw.Error, RollrepError):
+        staged = state_of(store.staging)
+        if staged:
+            return UnderWay(staged.reason, len(staged.layout.shapes), len(staged.copied))
+    return None
+
+
+def _troubles(found: Status, job: Job) -> list[Item]:
+    """Everything that is not as it should be, the worst first."""
+    pull = f"rollrep pull {job.name}"
+    failure = found.failure
+    is_stale = found.age_s is None or found.age_s > STALE_PULLS * job.every_s
+    troubles = []
+    # What may go away by itself is trouble once the mirror is old because of it.
+    if failure and (is_stale or failure["exit_code"] != Temporary.exit_code):
+        remedy = str(failure["remedy"]).replace(" JOB", f" {job.name}")
+        text = f"the last pull failed {show_duration(failure['ago_s'])} ago: {failure['facts']}"
+        troubles.append(Item("pull", FAIL, text, remedy, failure["exit_code"]))
+    if found.age_s is None:
+        troubles.append(Item("pull", PENDING, "no pull has ended yet", pull, NotSetUp.exit_code))
+    elif is_stale:
+        troubles.append(Item("fresh", WARN, f"a pull every {show_duration(job.every_s)} was wanted", pull))
+    troubles += [each for each in found.results if each.state == FAIL]
+    if found.sleep and found.sleep.next:
+        troubles.append(Item("window", WARN, found.sleep.text, found.sleep.next, 0))
+    troubles += [dataclasses.replace(each, exit_code=0) for each in found.results if each.state == WARN]
+    return sorted(troubles, key=lambda each: (FAIL, PENDING, WARN).index(each.state))
