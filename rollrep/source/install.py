@@ -202,14 +202,17 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
     old = {shape.table: shape for shape in current_shapes(db)}
-    kept, captured = [], []
+    kept, to_capture = [], []
     for plan in plans:
         known = old.pop(plan.shape.table, None)
         if known is not None and _is_whole(db, plan, known):
             kept.append(plan.shape.table)
-            continue
+        else:
+            to_capture.append(plan)
+    captured = [plan.shape.table for plan in to_capture]
+    _make_room(db, to_capture)
+    for plan in to_capture:
         _capture(db, plan)
-        captured.append(plan.shape.table)
     for table in old:
         _release(db, table)
     _set_log_triggers(db, limits)
@@ -283,10 +286,6 @@ def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
 def _capture(db: apsw.Connection, plan: TablePlan) -> None:
     table = plan.shape.table
     _release(db, table)
-    _widen(db, LOG, "v", plan.shape.logged_width)
-    _widen(db, FORGOTTEN, "k", plan.shape.key_width)
-    _widen(db, PENDING, "n", plan.shape.key_width)
-    _widen(db, PENDING, "k", plan.shape.key_width)
     shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
     shape = msgspec.structs.replace(plan.shape, id=shape_id)
     db.execute(
@@ -302,12 +301,28 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
 
 def _release(db: apsw.Connection, table: str) -> None:
     """Drops what captures `table`, also where a rename has carried our triggers to another name."""
-    named_after = {capture.trigger_name(event, table) for event in capture.EVENTS}
-    found = all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'")
-    for trigger, of in found:
-        if trigger in named_after or (trigger.startswith(PREFIX) and of.casefold() == table.casefold()):
-            db.execute(f"DROP TRIGGER {sql.name(trigger)}")
+    named_after = [capture.trigger_name(event, table) for event in capture.EVENTS]
+    found = all_rows(
+        db,
+        "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND (name IN (SELECT value FROM json_each(?))"
+        " OR name GLOB ? AND tbl_name = ? COLLATE NOCASE)",
+        (json.dumps(named_after), OURS, table),
+    )
+    for (trigger,) in found:
+        db.execute(f"DROP TRIGGER {sql.name(trigger)}")
     db.execute(f"UPDATE {SHAPE} SET is_current = 0 WHERE tbl = ? AND is_current", (table,))
+
+
+def _make_room(db: apsw.Connection, plans: Sequence[TablePlan]) -> None:
+    """Gives our tables the columns that all `plans` need, before their triggers are there.
+
+    ALTER TABLE parses every trigger of the database anew: a second, for each column, with a thousand tables.
+    """
+    key_width = max((plan.shape.key_width for plan in plans), default=0)
+    _widen(db, LOG, "v", max((plan.shape.logged_width for plan in plans), default=0))
+    _widen(db, FORGOTTEN, "k", key_width)
+    _widen(db, PENDING, "n", key_width)
+    _widen(db, PENDING, "k", key_width)
 
 
 def _widen(db: apsw.Connection, table: str, letter: str, width: int) -> None:
