@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -18,7 +20,7 @@ import apsw
 import oracle
 import pytest
 from sources import copy_source
-from test_cli import ROLLREP, Place, sentence
+from test_cli import ROLLREP, Place, only_object, sentence
 
 
 @pytest.fixture
@@ -131,9 +133,22 @@ def test_pull_ends_with_14_when_the_source_outruns_every_copy(place: Place) -> N
     job = f'[jobs.shop]\nsource = "local:{place.db}"\n'
     busy = Path(__file__).with_name("busy_source.py")
     place.configure(f'{job}remote_command = "{sys.executable} {busy} {place.db}"\n')
-    sentence(place.run("pull"), 14, "shop can't be mirrored", "faster than it can be copied", "--keep-rows")
+    remedy = sentence(place.run("pull"), 14, "shop can't be mirrored", "faster than it can be copied", "its log holds")
     assert not place.mirror().exists()
-    place.configure(job)
+    status = place.run("status", "--json")
+    failure = only_object(status.stdout)["jobs"][0]["failure"]
+    assert (status.returncode, failure["kind"], failure["exit_code"]) == (14, "cannot_keep_up", 14)
+    numbers = r"writes ([\d,]+) log rows .* \(([\d,]+) rows? a second\), and its log holds (\d+) rows"
+    found = re.search(numbers, failure["facts"])
+    assert found, failure["facts"]
+    written, _copied, held = (int(each.replace(",", "")) for each in found.groups())
+    assert written > 1_000 and 50 <= held < 100, "it writes 2,000 rows before each of its answers"
+    before, _, command = remedy.partition(": ")
+    assert before == "more room, on the source"
+    place.good(*shlex.split(command)[1:])
+    place.good("pull")
+    assert place.mirror().exists(), "with what was advised, the same source is kept up with"
+    place.configure(f'[jobs.shop]\nsource = "local:{place.db}"\n')
     place.good("pull")
     place.assert_mirrored()
 

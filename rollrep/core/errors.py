@@ -8,6 +8,7 @@
     ├── LoginRefused          12   SSH would not let us in
     ├── HostKeyRefused        13   the host is unknown, or not the one it was
     ├── MirrorNeeded          14   the mirror operation is needed and was not allowed
+    │   └── CannotKeepUp      14   … or it was, and the source writes faster than it can be copied
     ├── SchemaProblem         15   the schema can't be captured or replayed
     ├── VerifyFailed          16   data is not what it should be
     ├── NotRestorable         17   that moment can't be restored; what can is said
@@ -73,6 +74,10 @@ class MirrorNeeded(RollrepError):
     kind = "mirror_needed"
 
 
+class CannotKeepUp(MirrorNeeded):
+    kind = "cannot_keep_up"
+
+
 class SchemaProblem(RollrepError):
     exit_code = 15
     kind = "schema"
@@ -102,5 +107,5 @@ class Temporary(RollrepError):
 
 ALL_ERRORS: tuple[type[RollrepError], ...] = (
     RollrepError, UsageError, PartlyDone, NotSetUp, Locked, LoginRefused, HostKeyRefused, MirrorNeeded,
-    SchemaProblem, VerifyFailed, NotRestorable, DiskFull, Temporary,
+    CannotKeepUp, SchemaProblem, VerifyFailed, NotRestorable, DiskFull, Temporary,
 )  # fmt: skip

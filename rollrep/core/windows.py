@@ -199,6 +199,22 @@ def room_for(room: Room, rate: Rate, seconds: float) -> Room:
     return Room(rows, size, age_s, room.keys)
 
 
+def install_options(now: Room, then: Room) -> str:
+    """What is to be added to `rollrep source install DB`, so that limits `now` become `then`.
+
+    >>> install_options(Room(1000, 64 << 20, 60.0, 2000), Room(230_000, 64 << 20, 10_800.0, 2000))
+    ' --keep-rows 230000 --keep-age 3h'
+    """
+    told = ""
+    if then.rows > now.rows:
+        told += f" --keep-rows {then.rows}"
+    if then.bytes > now.bytes:
+        told += f" --keep-bytes {then.bytes >> 20}MiB"
+    if then.age_s > now.age_s:
+        told += f" --keep-age {then.age_s / 3600:.0f}h"
+    return told
+
+
 def _rounded_up(count: float) -> int:
     """`count` and a little more, in two figures.
 

@@ -19,7 +19,7 @@ import msgspec
 
 from rollrep import __version__
 from rollrep.core.clock import from_iso, monotonic_s, now
-from rollrep.core.errors import MirrorNeeded, Temporary
+from rollrep.core.errors import Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
@@ -30,8 +30,9 @@ from rollrep.destination.gathered import Gathered
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
 from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
+from rollrep.destination.pace import Pace
 from rollrep.destination.recording import is_snapshot_due, record_points
-from rollrep.destination.remembered import LASTING, is_lasting_due, remember
+from rollrep.destination.remembered import LASTING, is_lasting_due, known_lasting, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_archive import ShadowArchive
@@ -108,7 +109,8 @@ class _Pull:
         self._seen = ShadowArchive(store, catalog)
         self._session = session
         self._wishes = wishes
-        self._mirroring = Mirroring(store, progress)
+        self._pace = Pace(progress)
+        self._mirroring = Mirroring(store, self._pace.count)
         self._out = Outcome()
         self._head_point: Point | None = None
 
@@ -258,6 +260,7 @@ class _Pull:
 
     def _mirror(self, answer: Answer, state: State | None, staged: State | None) -> State:
         for _ in range(MOST_RESTARTS):
+            self._pace.hello(answer)
             try:
                 done = self._mirror_once(answer, state, staged)
             except LogOverrun:
@@ -271,10 +274,9 @@ class _Pull:
             copied = self._mirroring.copied
             self._out.moved, self._out.operations = copied.tables, copied.operations
             return done
-        raise MirrorNeeded(
-            f"{self._store.job} can't be mirrored: its source writes faster than it can be copied",
-            remedy="give the log more room: rollrep source install DB --keep-rows N --keep-bytes SIZE",
-        )
+        self._pace.hello(answer)
+        lasting = known_lasting(self._catalog)
+        raise self._pace.cannot_keep_up(self._store.job, self._wishes.database, lasting)
 
     def _mirror_once(self, answer: Answer, state: State | None, staged: State | None) -> State:
         if staged is None:

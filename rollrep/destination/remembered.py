@@ -8,7 +8,7 @@
 A row of each kind and no more: pulls come too often to be events.  Nothing else needs them to be there, so a
 catalog without them is whole.
 
-Knows: SQL of its own table in the catalog.  Does not know: what is in a row.
+Knows: SQL of its own table in the catalog.  Does not know: who asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from rollrep.core.clock import from_iso, iso, now
+from rollrep.core.windows import Lasting
 from rollrep.destination.catalog import Catalog
 from rollrep.query import find_row
 
@@ -41,6 +44,12 @@ def remembered(catalog: Catalog, kind: str) -> tuple[dt.datetime, dict[str, Any]
         return None
     row = find_row(catalog.connection, "SELECT at, detail FROM remembered WHERE kind = ?", (kind,))
     return (from_iso(row[0]), json.loads(row[1])) if row else None
+
+
+def known_lasting(catalog: Catalog) -> Lasting | None:
+    """What a source said of its log the last time that it was asked."""
+    known = remembered(catalog, LASTING)
+    return msgspec.convert(known[1], Lasting) if known else None
 
 
 def is_lasting_due(catalog: Catalog) -> bool:

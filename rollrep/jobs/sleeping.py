@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import msgspec
 
 from rollrep.core.units import show_duration, show_forecast
-from rollrep.core.windows import Lasting, Left, Room, room_for
+from rollrep.core.windows import Lasting, Left, install_options, room_for
 
 FEW_PULLS = 5
 """a job should be able to miss so many pulls"""
@@ -71,15 +71,4 @@ def _larger(lasting: Lasting, seconds: float, database: str) -> str:
     for rate in lasting.rates:
         room = room_for(room, rate, seconds)
     path = shlex.quote(database) if database.startswith("/") else "DB"
-    return f"on the source: rollrep source install {path}{_options(now, room)}"
-
-
-def _options(now: Room, then: Room) -> str:
-    told = ""
-    if then.rows > now.rows:
-        told += f" --keep-rows {then.rows}"
-    if then.bytes > now.bytes:
-        told += f" --keep-bytes {then.bytes >> 20}MiB"
-    if then.age_s > now.age_s:
-        told += f" --keep-age {then.age_s / 3600:.0f}h"
-    return told
+    return f"on the source: rollrep source install {path}{install_options(now, room)}"
