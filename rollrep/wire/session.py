@@ -28,6 +28,8 @@ from rollrep.wire.messages import Answer, Batch, Chunk, Done, Image, Message, Ov
 MAX_RAW_BYTES = 1 << 30
 """the largest image we unpack; a source never makes one this large unless a single row is"""
 READ_BYTES = 256 << 10
+BACKLOGS, ANSWERS = 8, 40
+"""so many times the log that was to be caught up with, in so many answers, and nothing but log: it is never over"""
 
 M = TypeVar("M", bound=Message)
 P = TypeVar("P", Chunk, messages.Stretch, messages.Groups, messages.Rows)
@@ -61,12 +63,17 @@ class Session:
         self._where = where
         self._decoder = frames.Decoder()
         self._frames: deque[frames.Frame] = deque()
+        self._head = 0
+        self._only_log: list[int] = []
+        """the first id, and then the last of each answer, of answers that were nothing but log"""
         self.bytes_received = 0
 
     def hello(self, hello: messages.Hello) -> Answer:
         """The source's Answer.  Raises what it refuses with, as one of core's errors."""
         self._say(hello)
-        return self._expect(Answer)
+        answer = self._expect(Answer)
+        self._head, self._only_log = answer.facts.head.id, []
+        return answer
 
     def batches(self, after: int, through: int) -> Iterator[tuple[Batch, bytes]]:
         """Batches that follow on one another without a hole, each with its packed image.
@@ -120,7 +127,7 @@ class Session:
         """(the log after `after`, what was asked for, as of its end, with its packed image); either may be None.
 
         Nothing but the log comes when so much of it has to be caught up with that it fills a batch of its own.
-        Raises SchemaChanged, LogOverrun.
+        Raises SchemaChanged, LogOverrun; that also where log comes, and nothing else, as if for ever.
         """
         tail: Tail = None
         while True:
@@ -128,8 +135,10 @@ class Session:
             if isinstance(message, Batch) and tail is None:
                 tail = (message, self._follow_on(message, after))
             elif isinstance(message, kind):
+                self._only_log = []
                 return tail, (message, b"" if isinstance(message, messages.Stretch) else self._image(message.image))
             elif isinstance(message, Done):
+                self._bear(tail)
                 return tail, None
             elif isinstance(message, Overrun):
                 raise LogOverrun(message.oldest)
@@ -144,16 +153,20 @@ class Session:
         Without Shadows at the end there was too much log: take it, and ask again.  Raises SchemaChanged, LogOverrun.
         """
         self._say(ask)
+        tail: Tail = None
         while True:
             message = self._hear()
             if isinstance(message, Batch):
-                yield message, self._follow_on(message, ask.position)
+                tail = (message, self._follow_on(message, ask.position))
+                yield tail
             elif isinstance(message, ShadowRows):
                 yield message, self._image(message.image)
             elif isinstance(message, Shadows):
+                self._only_log = []
                 yield message
                 return
             elif isinstance(message, Done):
+                self._bear(tail)
                 return
             elif isinstance(message, Overrun):
                 raise LogOverrun(message.oldest)
@@ -161,6 +174,16 @@ class Session:
                 raise SchemaChanged
             else:
                 raise self._nonsense(message)
+
+    def _bear(self, tail: Tail) -> None:
+        """An answer of nothing but log: raises LogOverrun where the source writes faster than it is read."""
+        if tail is None:
+            return
+        batch, seen = tail[0], self._only_log
+        seen += [batch.last] if seen else [batch.first, batch.last]
+        backlog = max(0, self._head - seen[0])
+        if len(seen) > ANSWERS and batch.last - seen[0] > BACKLOGS * backlog:
+            raise LogOverrun(batch.first)
 
     def _follow_on(self, batch: Batch, after: int) -> bytes:
         if batch.first != after + 1 or batch.last < batch.first:
