@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--per-transaction", type=int, required=True)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rows", type=int, help="of updates: how many rows stand there  [default: 100,000]")
     parser.add_argument("--rate", type=float, help="transactions per second; without it, as fast as it goes")
     parser.add_argument("--temp-store-memory", action="store_true")
     parser.add_argument("--driver", choices=("sqlite3", "apsw", "session"), default="sqlite3")
@@ -53,7 +54,8 @@ def main() -> None:
         db.execute("PRAGMA temp_store = memory").fetchall()
     if asked.keep_wal:
         db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-    statements = KINDS[asked.kind](asked.count, seed=asked.seed)
+    more = {"rows": asked.rows} if asked.rows else {}
+    statements = KINDS[asked.kind](asked.count, seed=asked.seed, **more)
     size = asked.per_transaction
     transactions = [statements[n : n + size] for n in range(0, len(statements), size)]
     warm, timed = transactions[: len(transactions) // 10], transactions[len(transactions) // 10 :]

@@ -1,6 +1,6 @@
 """Runs the benchmarks, all or by name, prints one table and writes RESULTS.md.
 
-    python -m bench                   everything, some 45 minutes
+    python -m bench                   everything, some 60 minutes
     python -m bench --quick           everything, about a minute each
     python -m bench capture wire      some of them
 
@@ -31,6 +31,7 @@ QUESTIONS = {
     "replay": "pull and replay of a backlog, operations per CPU second",
     "memory": "peak memory of both processes",
     "mirror_again": "mirroring again, beside sqlite3_rsync",
+    "time_travel": "a day of hourly snapshots beside Litestream, restic and borg; asking the past",
 }
 EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statement"}
 

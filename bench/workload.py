@@ -82,10 +82,10 @@ def inserts(count: int, *, seed: int) -> list[Statement]:
     return [(INSERT, values) for values in accounts(count, seed=seed, first=PREFILLED + 1)]
 
 
-def updates(count: int, *, seed: int) -> list[Statement]:
-    """Two columns, one of them indexed, of a random row that was there from the start."""
+def updates(count: int, *, seed: int, rows: int = PREFILLED) -> list[Statement]:
+    """Two columns, one of them indexed, of a random row of the `rows` that were there from the start."""
     rng = random.Random(seed)
-    return [(UPDATE, (_words(rng, 4), rng.randrange(10**9), 1 + rng.randrange(PREFILLED))) for _ in range(count)]
+    return [(UPDATE, (_words(rng, 4), rng.randrange(10**9), 1 + rng.randrange(rows))) for _ in range(count)]
 
 
 def mix(count: int, *, seed: int) -> list[Statement]:
