@@ -3,6 +3,7 @@
 #   PYTHON=python3.12      which Python makes .venv (3.11 or newer)
 #   ARGS="-k restore -x"   passed on to pytest, to the demo or to the benchmark
 #   WORKERS=4              how many processes the tests run in
+#   SEED=17, SEEDS=1000    one run of the simulation; so many
 
 PYTHON  ?= python3
 WORKERS ?= logical
@@ -15,7 +16,7 @@ BIN    := .venv/bin
 PIP    := -m pip --quiet --disable-pip-version-check
 # What the lock holds beside the dependencies in pyproject.toml: the build backend, so that nothing floats.
 BUILD  := hatchling editables
-DOORS  := demo test check bench lock clean
+DOORS  := demo test sim check bench lock clean
 
 .DEFAULT_GOAL := help
 .PHONY: help $(DOORS) lint format types rooms python
@@ -25,6 +26,7 @@ MAKEFLAGS += --no-print-directory
 help:
 	@echo "make demo     two machines, a broken line, a wrong DELETE, and the way back; proven, in a minute"
 	@echo "make test     all tests, doctests included             ARGS='-k restore -x'"
+	@echo "make sim      both sides under a seed: disk, clock, line, death    SEED=17, SEEDS=1000"
 	@echo "make check    ruff, formatting, mypy, import rules"
 	@echo "make bench    measures                                 ARGS=--help"
 	@echo "make lock     writes $(LOCK) anew from pyproject.toml"
@@ -35,6 +37,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --doctest-modules rollrep plugins tests $(ARGS)
+
+# The order of Python's sets is part of what a seed decides.
+sim: $(STAMP)
+	@PYTHONHASHSEED=0 PYTHONPATH=tests:fixtures $(BIN)/python tests/sim.py $(SEED) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 # Each part runs although one before it failed: so one run shows all there is to mend.
 check: $(STAMP)

@@ -130,9 +130,11 @@ def recompute(copy: Path) -> None:
         db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         generated = "SELECT DISTINCT t.name FROM pragma_table_list t, pragma_table_xinfo(t.name) c WHERE c.hidden = 3"
         for (table,) in db.execute(generated).fetchall():
+            quoted = table.replace('"', '""')
             plain = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0 AND pk = 0"
             (column, *_) = (name for (name,) in db.execute(plain, (table,)).fetchall())
-            db.execute(f'UPDATE "{table}" SET "{column}" = "{column}"')
+            column = column.replace('"', '""')
+            db.execute(f'UPDATE "{quoted}" SET "{column}" = "{column}"')
 
 
 def copy_source(db: Path, target: Path) -> None:

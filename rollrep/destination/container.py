@@ -175,6 +175,13 @@ class _Packed:
         return piece
 
 
+def sync_file(path: Path) -> None:
+    """Makes what was written to `path` last through a loss of power, and its name too."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside `folder` last through a loss of power."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

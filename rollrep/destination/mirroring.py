@@ -84,8 +84,11 @@ class Mirroring:
         """The state of an operation that was interrupted, or None."""
         if not self._store.staging.is_file():
             return None
-        self._db = open_mirror(self._store.staging)
-        state = read_state(self._db)
+        try:
+            self._db = open_mirror(self._store.staging)
+            state = read_state(self._db)
+        except (apsw.NotADBError, apsw.CorruptError):
+            state = None
         if state is None:
             self.discard()
         return state
@@ -109,6 +112,8 @@ class Mirroring:
         if partly:
             with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
                 copy_database(mirror, self._store.staging)
+            # What is taken up after a loss of power must not be a file of which pages never came to the disk.
+            container.sync_file(self._store.staging)
         self._db = open_mirror(self._store.staging, layout=None if partly else layout)
         old = layout_before.layout if partly and layout_before else None
         copied = [shape.id for shape in layout.shapes]

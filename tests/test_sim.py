@@ -1,0 +1,64 @@
+"""The simulation: a few seeds of tests/sim.py, the same each time, and what it found once, found again.
+
+ROLLREP_SIM=1000 pytest tests/test_sim.py      more seeds; `make sim SEEDS=N` runs them faster
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sim import Run, patched, simulate, trace_of
+
+from rollrep.source.tables import Limits
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'initial' parameter:DeprecationWarning")  # newer tenacity
+PARTS = 4
+SEEDS = int(os.environ.get("ROLLREP_SIM", "40"))
+
+
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_nothing_is_wrong_when_anything_fails_at_any_step(part: int) -> None:
+    for seed in range(part, SEEDS, PARTS):
+        simulate(seed)
+
+
+def test_run_is_the_same_when_its_seed_is() -> None:
+    first, second = simulate(7), simulate(7)
+    assert first.said == second.said
+    assert trace_of(first) == trace_of(second)
+    assert trace_of(first) != trace_of(simulate(8))
+
+
+def lived(folder: Path, limits: Limits, live: Callable[[Run], None]) -> None:
+    """A run whose moves a test chooses."""
+    run = Run(1, folder)
+    with patched(run):
+        try:
+            run.begin(limits)
+            live(run)
+            run.end()
+        finally:
+            run.reader.forget()
+            run.source.close()
+
+
+@pytest.mark.parametrize("rng", range(4))
+def test_mirror_is_the_source_when_power_fails_while_a_compared_copy_is_published(rng: int, tmp_path: Path) -> None:
+    """The copy that a mirror operation begins with has to be on the disk before anything is said about it."""
+
+    def live(run: Run) -> None:
+        run.honest()
+        run.source.burst(120)
+        image = run.folder / "image"
+        die = lambda: run.disk.image(image, power=True, rng=random.Random(rng))  # noqa: E731
+        run.at_name = ("mirroring.publish: write mirror.db-wal", die)
+        assert run.pull().outcome.moved[0].rung == "digests"
+        run.exchange_store(image)
+        run.honest()
+
+    lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
