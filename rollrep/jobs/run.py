@@ -88,6 +88,7 @@ def options_of(job: Job) -> Options:
         known_hosts=job.known_hosts,
         ssh_config=job.ssh_config,
         remote_command=job.remote_command,
+        bandwidth=job.bandwidth,
     )
 
 
