@@ -34,6 +34,7 @@ known_hosts = "hosts"
 ssh_config = "/etc/ssh/rollrep"
 remote_command = "nice rollrep source serve"
 every = "15s"
+bandwidth = "2MB/s"
 snapshot = "2h"
 keep = { operations = "3d", last = 1, hourly = 2, daily = 3, weekly = 4, monthly = 5 }
 
@@ -64,6 +65,7 @@ def test_config_has_all_it_says_when_every_key_is_given(tmp_path: Path, monkeypa
         ssh_config=Path("/etc/ssh/rollrep"),
         remote_command="nice rollrep source serve",
         every_s=15.0,
+        bandwidth=2_000_000,
         snapshot_s=7200.0,
         keep=Keep(operations_s=3 * 86400.0, last=1, hourly=2, daily=3, weekly=4, monthly=5),
     )
@@ -75,6 +77,7 @@ def test_job_has_the_defaults_when_only_its_source_is_given(tmp_path: Path) -> N
     assert not job.stop_on_history_lost
     assert job.keep == Keep(operations_s=7 * 86400.0, last=0, hourly=48, daily=30, weekly=0, monthly=12)
     assert (job.identity, job.known_hosts, job.ssh_config) == (None, None, None)
+    assert job.bandwidth is None
 
 
 def test_grid_is_only_what_it_says_when_keep_is_given(tmp_path: Path) -> None:
@@ -93,6 +96,7 @@ def job(*lines: str) -> str:
 
 
 GRID_KEYS = "operations, last, hourly, daily, weekly, monthly"
+RATES = "write bytes a second: 500KiB/s, 2MB/s, 1G/s"
 UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
 
 
@@ -103,7 +107,7 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         (job("", "# every", "evry = 1"), '6: unknown key "evry" in [jobs.shop]; did you mean "every"?'),
         (
             job("colour = 1"),
-            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, rehearse, rehearse_queries, on_history_lost, '
+            '4: unknown key "colour" in [jobs.shop]; the keys there are: source, every, snapshot, keep, rehearse, rehearse_queries, on_history_lost, bandwidth, '
             "identity, known_hosts, ssh_config, remote_command",
         ),
         ("\nstroe = 1", '2: unknown key "stroe"; did you mean "store"?'),
@@ -120,6 +124,11 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         (job("every = 10"), f"4: every = 10 in [jobs.shop] is not a duration; {UNITS}"),
         (job('every = "10"'), f'4: every = "10" in [jobs.shop] is not a duration; {UNITS}'),
         (job('every = "0s"'), f'4: every = "0s" in [jobs.shop] is not a duration; {UNITS}'),
+        (job('bandwith = "2MB/s"'), '4: unknown key "bandwith" in [jobs.shop]; did you mean "bandwidth"?'),
+        (job('bandwidth = "2MB"'), f'4: bandwidth = "2MB" in [jobs.shop] is not a rate; {RATES}'),
+        (job("", "bandwidth = 2000000"), f"5: bandwidth = 2000000 in [jobs.shop] is not a rate; {RATES}"),
+        (job('bandwidth = "0/s"'), f'4: bandwidth = "0/s" in [jobs.shop] is not a rate; {RATES}'),
+        (job('bandwidth = "2Mbit/s"'), f'4: bandwidth = "2Mbit/s" in [jobs.shop] is not a rate; {RATES}'),
         (job('snapshot = ["1h"]'), f"4: snapshot = […] in [jobs.shop] is not a duration; {UNITS}"),
         (
             job("keep = { operations = 7 }"),

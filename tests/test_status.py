@@ -32,7 +32,7 @@ from rollrep.source.install import install
 from rollrep.source.tables import Limits
 
 KEYS = {
-    "job", "state", "troubles", "age_s", "confirmed", "clocks_differ_s", "every_s", "position", "line", "points", "pulled",
+    "job", "state", "troubles", "age_s", "confirmed", "clocks_differ_s", "every_s", "bandwidth", "position", "line", "points", "pulled",
     "failure", "lasting", "mirroring", "snapshots", "bytes", "results",
 }  # fmt: skip
 
@@ -230,12 +230,19 @@ def test_status_tells_of_a_mirror_operation_when_one_is_under_way_and_how_long_t
     assert after["mirroring"]["under_way"] is None
     tables = [{"table": "big", "rung": "digests", "rows": 3, "bytes": 9, "seconds": 1}]
     size = after["bytes"]["mirror"]
-    shop.note("mirror", {"reason": "pruned", "tables": tables, "seconds": 6.0, "mirror_bytes": size // 2})
+    shop.note(
+        "mirror", {"reason": "pruned", "tables": tables, "seconds": 6.0, "mirror_bytes": size // 2, "bytes_received": 9}
+    )
     assert shop.status()[1]["mirroring"]["estimate_s"] == pytest.approx(12.0, rel=0.01)
+    shop.configure('bandwidth = "1KB/s"')
+    shop.note(
+        "mirror", {"reason": "pruned", "tables": tables, "seconds": 6.0, "mirror_bytes": size, "bytes_received": 9_000}
+    )
+    assert shop.status()[1]["mirroring"]["estimate_s"] == pytest.approx(9.0, rel=0.01)
     tables[0]["rung"] = "forgotten keys"
     shop.note("mirror", {"reason": "pruned", "tables": tables, "seconds": 0.1, "mirror_bytes": size})
     found = shop.status()[1]["mirroring"]
-    assert found["estimate_s"] == pytest.approx(12.0, rel=0.01), "a bridge reads nothing but what changed"
+    assert found["estimate_s"] == pytest.approx(9.0, rel=0.01), "a bridge reads nothing but what changed"
     assert found["last"]["seconds"] == 0.1
 
 

@@ -165,8 +165,11 @@ def _pull(
     hooks = plugin_manager()
     results: list[Result] = []
     with CopyProgress(enabled=somebody_watches() and not as_json) as progress:
+        expect = progress.expect if progress.speaks else None
         for job in jobs:
-            result = run_pull(config, job, hooks, progress.advance, mirror=mirror, accept_source=accept_source)
+            result = run_pull(
+                config, job, hooks, progress.advance, expect=expect, mirror=mirror, accept_source=accept_source
+            )
             results.append(result)
             if result.error:
                 say(f"rollrep: {job.name}: {result.error.facts}")

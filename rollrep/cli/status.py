@@ -14,7 +14,7 @@ from rollrep.cli.options import config_of, config_option, jobs_of
 from rollrep.cli.output import emit, json_option, reporting
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone
-from rollrep.core.units import show_bytes, show_count, show_duration
+from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 
 if TYPE_CHECKING:
     from rollrep.jobs.status import Mirroring, Status
@@ -62,6 +62,8 @@ def _lines(found: Status) -> Iterator[str]:
     if found.state:
         position = found.state.position
         yield _told("at", f"log id {position.id:,} of line {found.state.line}, {show_count(found.points, 'point')}")
+    if found.bandwidth:
+        yield _told("link", f"receives at most {show_rate(found.bandwidth)}")
     if found.sleep and not found.sleep.next:
         yield _told("log", found.sleep.text.removeprefix("the log "))
     yield from (_told("mirror", text) for text in _mirroring(found.mirroring))
@@ -121,6 +123,7 @@ def status_json(found: Status) -> dict[str, object]:
         "confirmed": iso(found.confirmed) if found.confirmed else None,
         "clocks_differ_s": found.clocks_differ_s,
         "every_s": found.every_s,
+        "bandwidth": found.bandwidth,
         "position": {"epoch": position.epoch, "id": position.id} if position else None,
         "line": found.state.line if found.state else None,
         "points": found.points,

@@ -26,6 +26,7 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgtp])(i?b)?|b)?", re.ASCII | re.IG
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 _DURATION_REMEDY = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
+_RATE_REMEDY = "write bytes a second: 500KiB/s, 2MB/s, 1G/s"
 _BYTES_REMEDY = "write a number of bytes, or one with a unit: 1048576, 64MiB, 64MB, 1G"
 
 
@@ -67,6 +68,35 @@ def parse_bytes(text: str) -> int:
     if size != int(size):
         raise UsageError(f'"{text}" is not a whole number of bytes', remedy=_BYTES_REMEDY)
     return int(size)
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second, one at least; units as in `parse_bytes`.
+
+    >>> parse_rate("2MB/s"), parse_rate("512 KiB/s")
+    (2000000, 524288)
+    >>> parse_rate("2MB")
+    Traceback (most recent call last):
+    rollrep.core.errors.UsageError: "2MB" is not a rate; write bytes a second: 500KiB/s, 2MB/s, 1G/s
+    """
+    size, slash, unit = text.strip().rpartition("/")
+    try:
+        rate = parse_bytes(size) if (slash, unit.strip()) == ("/", "s") else 0
+    except UsageError:
+        rate = 0
+    if rate < 1:
+        raise UsageError(f'"{text}" is not a rate', remedy=_RATE_REMEDY)
+    return rate
+
+
+def show_rate(bytes_per_s: int) -> str:
+    """As people write it; in the unit that makes it shortest.
+
+    >>> show_rate(2_000_000), show_rate(512 << 10), show_rate(100)
+    ('2 MB/s', '512 KiB/s', '100 bytes/s')
+    """
+    in_1000s = humanize.naturalsize(bytes_per_s).replace(".0 ", " ").replace("Byte", "byte")
+    return min(show_bytes(bytes_per_s), in_1000s, key=lambda shown: ("." in shown, len(shown))) + "/s"
 
 
 def show_count(count: int, word: str) -> str:

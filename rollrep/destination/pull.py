@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 
 import apsw
 import msgspec
@@ -89,8 +90,12 @@ class Outcome:
         return sum(each.rows for each in self.moved)
 
 
-def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> Outcome:
+def pull(
+    store: Store, session: Session, wishes: Wishes, progress: Progress, expect: Callable[[int], None] | None = None
+) -> Outcome:
     """Brings the mirror up to a commit of the source.  Call it under the store's lock.
+
+    `progress` is told (table, rows) as they arrive, with "" for the log; `expect` about how many are to come.
 
     Raises core's errors; whatever was archived or committed before one stays, and is gone on from.
     """
@@ -98,17 +103,37 @@ def pull(store: Store, session: Session, wishes: Wishes, progress: Progress) -> 
     store.sweep()
     empty_trash(store, now())
     with Catalog(store.catalog, create=True) as catalog:
-        return _Pull(store, catalog, session, wishes, progress).run()
+        return _Pull(store, catalog, session, wishes, progress, expect).run()
+
+
+def rows_to_come(answer: Answer, state: State | None, position: Position | None) -> int:
+    """About how many: of the tables that are to be mirrored, or of the log.  Pure."""
+    if answer.kind != "mirror":
+        return answer.facts.head.id - position.id if position else 0
+    done: set[int] = set()
+    if state and (state.reason or answer.reason == "schema"):
+        done = set(state.copied) if state.reason else {shape.id for shape in state.layout.shapes}
+    return sum(rows for shape, rows in answer.rows.items() if shape not in done)
 
 
 class _Pull:
-    def __init__(self, store: Store, catalog: Catalog, session: Session, wishes: Wishes, progress: Progress) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        session: Session,
+        wishes: Wishes,
+        progress: Progress,
+        expect: Callable[[int], None] | None,
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
         self._seen = ShadowArchive(store, catalog)
         self._session = session
         self._wishes = wishes
+        self._progress = progress
+        self._expect = expect
         self._pace = Pace(progress)
         self._mirroring = Mirroring(store, self._pace.count)
         self._out = Outcome()
@@ -180,8 +205,11 @@ class _Pull:
                 schema_digest=state.schema_digest if state else None,
                 mirror_requested=self._wishes.mirror and not again and not (state and state.reason),
                 tell_lasting=is_lasting_due(self._catalog),
+                tell_rows=self._expect is not None,
             )
         )
+        if self._expect:
+            self._expect(rows_to_come(answer, state, position))
         if answer.lasting:
             remember(self._catalog, LASTING, msgspec.to_builtins(answer.lasting))
         if state and not self._wishes.accept_source:
@@ -228,6 +256,7 @@ class _Pull:
         gathered = Gathered(self._store.incoming)
 
         def take(batch: Batch, packed: bytes, facts: Facts | None) -> None:
+            self._progress("", batch.last - batch.first + 1)
             holds = self._archive.add(mirror, line, batch, packed, facts)
             gathered.add(mirror, holds.shapes, last=batch.last == head and not shadows.looks)
 

@@ -15,7 +15,7 @@ from typing import Any
 from rollrep import __version__
 from rollrep.core import clock
 from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
-from rollrep.core.units import show_count, show_duration
+from rollrep.core.units import show_count, show_duration, show_rate
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import refuse_another_source, state_of
@@ -93,6 +93,7 @@ def _source(config: Config, job: Job) -> list[Item]:
             OK,
             f"{job.source} answers (rollrep {answer.version}, log ids up to {answer.facts.head.id})",
         ),
+        *([Item("link", OK, f"receives at most {show_rate(job.bandwidth)}")] if job.bandwidth else []),
         *([_next_pull(job, answer.reason)] if answer.reason in WHY_MIRROR else []),
         *_lasting(config, job, answer, address.database),
         *_about(answer),

@@ -8,6 +8,7 @@
     keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
     rehearse = "7d"                          how often a restore is to be rehearsed
     rehearse_queries = { any = "SELECT 1 FROM orders LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }
+    bandwidth = "2MB/s"                      what a pull receives at most
     on_history_lost = "mirror"               or "stop": what a pull does when the source's history is another one
     identity, known_hosts, ssh_config, remote_command
 
@@ -36,7 +37,7 @@ from typing import Any, NoReturn
 import platformdirs
 
 from rollrep.core.errors import NotSetUp, UsageError
-from rollrep.core.units import parse_duration_s
+from rollrep.core.units import parse_duration_s, parse_rate
 from rollrep.destination.retention import Grid
 
 FILE_NAME = "rollrep.toml"
@@ -54,7 +55,8 @@ _COUNTS = ("last", "hourly", "daily", "weekly", "monthly")
 _PATHS = ("identity", "known_hosts", "ssh_config")
 _HISTORY_LOST = ("mirror", "stop")
 _JOB_KEYS = (
-    "source", "every", "snapshot", "keep", "rehearse", "rehearse_queries", "on_history_lost", *_PATHS, "remote_command",
+    "source", "every", "snapshot", "keep", "rehearse", "rehearse_queries", "on_history_lost", "bandwidth", *_PATHS,
+    "remote_command",
 )  # fmt: skip
 
 _QUERY_REMEDY = 'write rehearse_queries = { any = "SELECT 1 FROM t LIMIT 1", sum = { sql = "SELECT …", equals = 0 } }'
@@ -87,6 +89,8 @@ class Job:
     rehearse_s: float | None = None
     """how often a restore is to be rehearsed; None: nobody asked for it"""
     rehearse_queries: tuple[RehearsalQuery, ...] = ()
+    bandwidth: int | None = None
+    """bytes a second that a pull receives at most; None: as many as come"""
     stop_on_history_lost: bool = False
     """a source whose history is another one is not mirrored until somebody says so"""
 
@@ -196,6 +200,8 @@ class _Reader:
         for key in ("every", "snapshot", "rehearse"):
             if key in table:
                 found[key + "_s"] = self._duration_s(table[key], (*keys, key))
+        if "bandwidth" in table:
+            found["bandwidth"] = self._rate(table["bandwidth"], (*keys, "bandwidth"))
         if "keep" in table:
             found["keep"] = self._keep(table["keep"], (*keys, "keep"))
         if "rehearse_queries" in table:
@@ -267,6 +273,12 @@ class _Reader:
             return parse_duration_s(value if isinstance(value, str) else str(value))
         except UsageError as error:
             self._wrong(keys, f"{_says(keys, value)} is not a duration", error.remedy)
+
+    def _rate(self, value: object, keys: Keys) -> int:
+        try:
+            return parse_rate(value if isinstance(value, str) else str(value))
+        except UsageError as error:
+            self._wrong(keys, f"{_says(keys, value)} is not a rate", error.remedy)
 
     def _count(self, value: object, keys: Keys) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -39,7 +40,9 @@ LONGEST_PAUSE_S = 10.0
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str, str, int], None]
-"""called with (job, table, rows) while tables are copied"""
+"""called with (job, table, rows) while tables are copied, and with "" for the log's"""
+Expect = Callable[[str, int], None]
+"""called with (job, rows): about how many are to come"""
 
 
 @dataclasses.dataclass
@@ -88,6 +91,7 @@ def options_of(job: Job) -> Options:
         known_hosts=job.known_hosts,
         ssh_config=job.ssh_config,
         remote_command=job.remote_command,
+        bandwidth=job.bandwidth,
     )
 
 
@@ -113,6 +117,7 @@ def run_pull(
     hooks: pluggy.PluginManager,
     progress: Progress,
     *,
+    expect: Expect | None = None,
     mirror: bool = False,
     accept_source: bool = False,
     tries: int = TRIES,
@@ -132,7 +137,7 @@ def run_pull(
             with store.locked():
                 try:
                     with translated(config, job, make_room):
-                        _try_pull(store, job, wishes, result, progress, tries)
+                        _try_pull(store, job, wishes, result, progress, expect, tries)
                 except RollrepError as error:
                     result.error = error
                 result.seconds = monotonic_s() - began
@@ -187,7 +192,9 @@ def _is_room_missing(error: BaseException | None) -> bool:
     return False
 
 
-def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, tries: int) -> None:
+def _try_pull(
+    store: Store, job: Job, wishes: Wishes, result: Result, progress: Progress, expect: Expect | None, tries: int
+) -> None:
     def once() -> None:
         with session_with(job) as (session, address):
             try:
@@ -196,6 +203,7 @@ def _try_pull(store: Store, job: Job, wishes: Wishes, result: Result, progress: 
                     session,
                     dataclasses.replace(wishes, database=address.database),
                     lambda table, rows: progress(job.name, table, rows),
+                    functools.partial(expect, job.name) if expect else None,
                 )
             finally:
                 result.bytes_received += session.bytes_received

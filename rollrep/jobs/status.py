@@ -79,6 +79,7 @@ class Status:
 
     job: str
     every_s: float
+    bandwidth: int | None
     age_s: float | None = None
     """None where no pull has ended yet"""
     confirmed: dt.datetime | None = None
@@ -113,7 +114,7 @@ class Status:
 def status_of(config: Config, job: Job) -> Status:
     """What the store of a job knows.  Never raises for what is wrong with it: that is a trouble."""
     store = store_of(config, job)
-    found = Status(job.name, job.every_s)
+    found = Status(job.name, job.every_s, job.bandwidth)
     try:
         store.require()
         with Catalog(store.catalog) as catalog:
@@ -140,7 +141,7 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     found.results = [verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
     found.results += rehearsed(job, catalog)
     found.sizes = sizes_of(store)
-    found.mirroring = _mirroring(store, catalog, found.sizes["mirror"], now)
+    found.mirroring = _mirroring(store, catalog, found.sizes["mirror"], job.bandwidth, now)
     snapshots = catalog.snapshots()
     pinned = sum(read_note(store, each).pinned is not None for each in snapshots)
     found.snapshots = Snapshots(len(snapshots), pinned, max((each.time for each in snapshots), default=None))
@@ -189,11 +190,17 @@ def _lasting(catalog: Catalog, pulled: Told | None, now: dt.datetime) -> Lasting
     return msgspec.structs.replace(lasting, position=left)
 
 
-def _mirroring(store: Store, catalog: Catalog, mirror_bytes: int, now: dt.datetime) -> Mirroring:
+def _mirroring(store: Store, catalog: Catalog, mirror_bytes: int, bandwidth: int | None, now: dt.datetime) -> Mirroring:
     known = next(catalog.events("mirror"), None)
     whole = next((told for _, told in catalog.events("mirror") if _read_all(told)), None)
-    estimate_s = whole["seconds"] * mirror_bytes / whole["mirror_bytes"] if whole else None
+    estimate_s = _estimate_s(whole, mirror_bytes, bandwidth) if whole else None
     return Mirroring(_under_way(store), _told(known, now), estimate_s)
+
+
+def _estimate_s(last: Told, mirror_bytes: int, bandwidth: int | None) -> float:
+    """As long as the last one took, by size; and what it received may come no faster now than it may."""
+    at_least_s = last["bytes_received"] / bandwidth if bandwidth else 0.0
+    return float(max(last["seconds"], at_least_s) * mirror_bytes / last["mirror_bytes"])
 
 
 def _read_all(told: Told) -> bool:

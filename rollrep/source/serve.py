@@ -29,6 +29,7 @@ from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.query import load_digests
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.digests import Digests
+from rollrep.source.expected import rows_about
 from rollrep.source.forgotten import Forgotten
 from rollrep.source.inspect import layout_of, virtual_tables
 from rollrep.source.install import note_header, renew_epoch, repair
@@ -233,6 +234,7 @@ class _Server:
             lasting=read_windows(db, meta, ends).lasting(_known_id(hello.position, reason))
             if hello.tell_lasting
             else None,
+            rows={shape.id: rows_about(db, shape) for shape in shapes} if hello.tell_rows and kind == "mirror" else {},
         )
 
     def _send_batches(self, wanted: messages.SendBatches) -> None:

@@ -5,6 +5,8 @@ One small interface, `open_stream(address, options) -> Stream`; what flows throu
 
 from __future__ import annotations
 
+import dataclasses
+
 from rollrep.transport.base import Address, Options, Stream
 
 __all__ = ["Address", "Options", "Stream", "open_stream"]
@@ -15,6 +17,12 @@ def open_stream(address: Address, options: Options) -> Stream:
 
     Raises UsageError, LoginRefused, HostKeyRefused, or Temporary when trying again may help.
     """
+    if options.bandwidth is not None:
+        from rollrep.transport.paced import WINDOW_S, PacedStream
+
+        window = min(options.window_bytes, int(options.bandwidth * WINDOW_S))
+        slow = dataclasses.replace(options, bandwidth=None, window_bytes=window)
+        return PacedStream(open_stream(address, slow), options.bandwidth)
     # Imported late: paramiko takes 0.1 s and more to load, and the source's side never needs it.
     if address.host is None:
         from rollrep.transport.local import open_local

@@ -38,6 +38,8 @@ class Options:
     connect_timeout_s: float = 20.0
     stall_timeout_s: float = 60.0
     window_bytes: int = 8 << 20
+    bandwidth: int | None = None
+    """bytes a second that are received at most"""
 
 
 class Stream(Protocol):

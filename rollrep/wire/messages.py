@@ -44,6 +44,8 @@ class Hello(Message, frozen=True):
     mirror_requested: bool = False
     tell_lasting: bool = False
     """asks for `Answer.lasting`, which a pull does not need"""
+    tell_rows: bool = False
+    """asks for `Answer.rows`, where somebody watches"""
 
 
 class Answer(Message, frozen=True):
@@ -64,6 +66,8 @@ class Answer(Message, frozen=True):
     journal_mode: str
     lasting: Lasting | None = None
     """how long the log lasts for a destination there, where that was asked for"""
+    rows: dict[int, int] = msgspec.field(default_factory=dict)
+    """about how many each table has, by shape, where that was asked for and tables are to be mirrored"""
 
 
 class Refusal(Message, frozen=True):
