@@ -97,21 +97,22 @@ def running(pair: FollowedPair) -> Iterator[Running]:
 # ---------------------------------------------------------------- rollrep source migrate
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "ALTER TABLE account DROP COLUMN zip",
-        "ALTER TABLE item DROP COLUMN name",
-        "ALTER TABLE note DROP COLUMN mood",
-        "ALTER TABLE note DROP COLUMN text",
-        "ALTER TABLE child DROP COLUMN x",
-    ],
-)
-def test_column_is_dropped_when_the_command_is_run_by_migrate(pair: FollowedPair, statement: str) -> None:
+RENAMED_AND_DROPPED = {
+    "item": ("ALTER TABLE item RENAME COLUMN name TO called", "ALTER TABLE item DROP COLUMN called"),
+    "note": ("ALTER TABLE note RENAME COLUMN text TO told", "ALTER TABLE note DROP COLUMN told"),
+}
+
+
+@pytest.mark.parametrize("table", RENAMED_AND_DROPPED)
+def test_column_is_dropped_when_the_command_is_run_by_migrate(pair: FollowedPair, table: str) -> None:
+    """One that was renamed just before: everything else may be dropped without us."""
     pair.start(SHOP)
     before = pair.point()
-    refused = subprocess.run(written(pair.path, statement), capture_output=True, text=True, check=False, timeout=60)
+    renamed, dropped = (written(pair.path, statement) for statement in RENAMED_AND_DROPPED[table])
+    subprocess.run(renamed, check=True, timeout=60)
+    refused = subprocess.run(dropped, capture_output=True, text=True, check=False, timeout=60)
     assert "_rollrep_" in refused.stderr
+    statement = RENAMED_AND_DROPPED[table][1]
     done = migrated(pair.path, written(pair.path, statement, "INSERT INTO account(id, owner) VALUES (9, 'meanwhile')"))
     assert done.returncode == 0, done.stderr
     pair.do("DELETE FROM item WHERE sku = 's1'")

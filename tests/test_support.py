@@ -153,14 +153,6 @@ def test_total_changes_counts_our_rows(pair: FollowedPair) -> None:
     assert ("_rollrep_log",) in pair.db.execute("SELECT name FROM sqlite_schema").fetchall()
 
 
-def test_drop_column_is_refused_by_sqlite_when_the_table_is_captured(pair: FollowedPair) -> None:
-    pair.start("CREATE TABLE t(a, b)")
-    with pytest.raises(apsw.SQLError, match="error in trigger _rollrep_insert_t after drop column: no such column"):
-        pair.do("ALTER TABLE t DROP COLUMN b")
-    pair.do("INSERT INTO t VALUES (1, 2)")
-    pair.same()
-
-
 def test_statistics_are_not_carried(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(a); CREATE INDEX i ON t(a); INSERT INTO t VALUES (1)")
     pair.do("ANALYZE")

@@ -158,3 +158,5 @@ class Facts(msgspec.Struct, frozen=True):
     """rows of sqlite_sequence of the captured tables"""
     point: Point | None = None
     """the consistency point that the row at `head` is, if it is one"""
+    schema_version: int | None = None
+    """SQLite's count of changes to the schema, which tells what its text does not: rollrep/source/readded.py"""

@@ -152,7 +152,9 @@ class Bridging:
 
     def _commit(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowStep) -> tuple[State, int]:
         head = facts.head
-        new = msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None)
+        new = msgspec.structs.replace(
+            state, position=head, time=facts.time, schema_version=facts.schema_version, virtual_as_of=None
+        )
         shadows.archive(head.id)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
         with transaction(mirror):

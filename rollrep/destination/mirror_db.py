@@ -48,6 +48,8 @@ class State(msgspec.Struct, frozen=True):
     """where the hole of a mirror operation begins"""
     compares: bool = False
     """whether that operation began with the old mirror's rows, and compares them with the source's"""
+    schema_version: int | None = None
+    """the source's when the mirror reached `position`, or when the connection began that it was reached on"""
     virtual_as_of: int | None = None
     """the log id that the virtual tables are of, where it is not `position`: a verify is under way, or was cut"""
 

@@ -125,6 +125,7 @@ class Mirroring:
                 time=answer.facts.time,
                 layout=layout,
                 schema_digest=answer.schema_digest,
+                schema_version=answer.facts.schema_version,
                 database_id=answer.database_id,
                 instance=answer.instance,
                 copied=tuple(shape_id for shape_id in copied if shape_id not in to_copy and not compares),
@@ -147,6 +148,7 @@ class Mirroring:
                 state,
                 layout=answer.layout,
                 schema_digest=answer.schema_digest,
+                schema_version=answer.facts.schema_version,
                 copied=copied,
                 copying=state.copying if state.copying in now_known - to_copy else 0,
             )
@@ -198,7 +200,7 @@ class Mirroring:
         with transaction(self.db):
             apply_facts(self.db, facts, state.layout.shapes)
             state = msgspec.structs.replace(
-                state, position=facts.head, time=facts.time, instance=instance,
+                state, position=facts.head, time=facts.time, schema_version=facts.schema_version, instance=instance,
                 copied=(), copying=0, after_key=None, reason="", compares=False, virtual_as_of=None,
             )  # fmt: skip
             write_state(self.db, state)

@@ -203,6 +203,7 @@ class _Pull:
                 database=self._wishes.database,
                 position=position,
                 schema_digest=state.schema_digest if state else None,
+                schema_version=state.schema_version if state else None,
                 mirror_requested=self._wishes.mirror and not again and not (state and state.reason),
                 tell_lasting=is_lasting_due(self._catalog),
                 tell_rows=self._expect is not None,
@@ -230,17 +231,17 @@ class _Pull:
                     facts = self._gather(mirror, state, archived, answer, shadows)
                 if facts.head.id > state.position.id or shadows.changes:
                     self._commit_replay(mirror, state, facts, shadows)
-                elif state.virtual_as_of is not None or not has_facts(mirror, facts, state.layout.shapes):
+                elif _stood_still(state, facts) != state or not has_facts(mirror, facts, state.layout.shapes):
                     with transaction(mirror):
                         apply_facts(mirror, facts, state.layout.shapes)
-                        write_state(mirror, msgspec.structs.replace(state, virtual_as_of=None))
+                        write_state(mirror, _stood_still(state, facts))
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
                 shadows.close()
         shadows.settle(facts.head.id)
-        return msgspec.structs.replace(state, position=facts.head, time=facts.time, virtual_as_of=None)
+        return _moved(state, facts)
 
     def _gather(
         self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowStep
@@ -283,7 +284,7 @@ class _Pull:
             replay.finish()
             shadows.put()
             apply_facts(mirror, facts, state.layout.shapes)
-            write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))
+            write_state(mirror, _moved(state, facts))
 
     # mirror
 
@@ -420,3 +421,11 @@ class _Pull:
                 bytes_received=self._session.bytes_received,
                 mirror_bytes=self._store.mirror.stat().st_size,
             )
+
+
+def _stood_still(state: State, facts: Facts) -> State:
+    return msgspec.structs.replace(state, schema_version=facts.schema_version, virtual_as_of=None)
+
+
+def _moved(state: State, facts: Facts) -> State:
+    return msgspec.structs.replace(_stood_still(state, facts), position=facts.head, time=facts.time)

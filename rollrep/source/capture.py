@@ -24,18 +24,22 @@ Pure: plans in, SQL text out.  Knows: the log's columns, core.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rollrep.core import sql
 from rollrep.core.nouns import MASK_BITS, PREFIX, Op
+from rollrep.source.dropping import despite_drop, joined_despite_drop
 from rollrep.source.inspect import TablePlan, Unique
-from rollrep.source.tables import KEY_SIZE, LOG, PENDING
+from rollrep.source.tables import KEY_SIZE, LOG, META, PENDING
 
 ROW_SIZE = 24
 FIXED_SIZE = 6
 """bytes we count for a row's own head, and for each value that can't be long"""
 
-EVENTS = ("touch_insert", "touch_update", "insert", "update", "delete")
+EVENTS = (
+    "touch_insert", "touch_update", "insert", "update", "move", "unmove", "delete", "undelete", "settle",
+)  # fmt: skip
+ROWID_NAMES = ("rowid", "oid", "_rowid_")
 
 
 def trigger_name(event: str, table: str) -> str:
@@ -53,49 +57,90 @@ def pin_name(table: str) -> str:
 
 def pin_index(plan: TablePlan) -> str:
     table = plan.shape.table
-    return f"CREATE INDEX {sql.name(pin_name(table))} ON {sql.name(table)}({sql.name(plan.shape.columns[1])}) WHERE 0"
+    return f"CREATE INDEX {sql.name(pin_name(table))} ON {sql.name(table)}(1) WHERE 0"
 
 
 def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
     """Trigger name to CREATE TRIGGER text, in the order to create them.
 
-    Triggers fire newest first, so an UPDATE that moves a key logs in one trigger, old key first.
+    Triggers fire newest first: so of those of one statement the old key is logged before the new row.
+
+    What decides stands in WHEN wherever it can.  Inside, `INSERT ... SELECT ... WHERE` into a table that has a
+    trigger itself, as the log has, goes through a temporary table each time, which costs more than all the rest.
     """
     table = plan.shape.table
-    bodies: dict[str, tuple[str, list[str]]] = {}
+    made = (_reread_triggers if plan.reread else _plain_triggers)(plan, shape_id)
     if plan.uniques:
-        bodies["touch_insert"] = ("BEFORE INSERT", _touches(plan, shape_id, updating=False))
-        bodies["touch_update"] = (_touch_update_event(plan), _touches(plan, shape_id, updating=True))
-    pending = plan.reread and bool(plan.uniques)
-    if pending:
-        bodies["touch_update"][1].extend(_note_pending(plan, shape_id, unique) for unique in plan.uniques)
-    if plan.reread:
-        bodies["insert"] = ("AFTER INSERT", [_log_row_again(plan, shape_id, "new")])
-        bodies["update"] = (
-            "AFTER UPDATE",
-            [*_log_truth(plan, shape_id, "old", _moved(plan)), _log_row_again(plan, shape_id, "new")],
-        )
-        bodies["delete"] = ("AFTER DELETE", _log_truth(plan, shape_id, "old", ""))
-        if pending:
-            bodies["update"][1].append(_forget_pending(plan, shape_id))
-            bodies["delete"][1].extend([_settle_pending(plan, shape_id), _forget_pending(plan, shape_id)])
-    else:
-        bodies["insert"] = ("AFTER INSERT", [_log_new(plan, shape_id)])
-        bodies["update"] = (
-            "AFTER UPDATE",
-            [_log_old_key(plan, shape_id, _moved(plan)), *_log_update(plan, shape_id)],
-        )
-        bodies["delete"] = ("AFTER DELETE", [_log_old_key(plan, shape_id, "")])
+        made = {**_touch_triggers(plan, shape_id), **made}
     return {
         trigger_name(event, table): _create(event, table, when, statements)
-        for event, (when, statements) in bodies.items()
-        if statements
+        for event, (when, statements) in made.items()
     }
 
 
+Bodies = dict[str, tuple[str, list[str]]]
+"""event to (when it fires, its statements)"""
+
+
+def _plain_triggers(plan: TablePlan, shape_id: int) -> Bodies:
+    moved = _moved(plan)
+    return {
+        "insert": ("AFTER INSERT ON {}", [_log_new(plan, shape_id)]),
+        "update": (f"AFTER UPDATE ON {{}} WHEN NOT {moved}", [_log_update(plan, shape_id)]),
+        "move": (f"{_moving(plan)} WHEN {moved}", [_log_old_key(plan, shape_id), _log_new(plan, shape_id)]),
+        "delete": ("AFTER DELETE ON {}", [_log_old_key(plan, shape_id)]),
+    }
+
+
+def _reread_triggers(plan: TablePlan, shape_id: int) -> Bodies:
+    """Each logs what now stands behind the key: a DELETE where there is no row, a PUT of the row otherwise."""
+    moved, back = _moved(plan), f"EXISTS ({_row_behind(plan, 'old', '1')})"
+    old_key, old_row = [_log_old_key(plan, shape_id)], [_log_row_again(plan, shape_id, "old")]
+    made: Bodies = {
+        "insert": ("AFTER INSERT ON {}", [_log_row_again(plan, shape_id, "new")]),
+        "update": ("AFTER UPDATE ON {}", [_log_row_again(plan, shape_id, "new")]),
+        "move": (f"{_moving(plan)} WHEN {moved} AND NOT {back}", old_key),
+        "unmove": (f"{_moving(plan)} WHEN {moved} AND {back}", old_row),
+        "delete": (f"AFTER DELETE ON {{}} WHEN NOT {back}", old_key),
+        "undelete": (f"AFTER DELETE ON {{}} WHEN {back}", old_row),
+    }
+    if plan.uniques:
+        made["update"][1].append(_forget_pending(plan, shape_id))
+        waiting = f"EXISTS (SELECT 1 FROM {PENDING} WHERE {_of_old_row(plan, shape_id)})"
+        made["settle"] = (
+            f"AFTER DELETE ON {{}} WHEN {waiting}",
+            [_settle_pending(plan, shape_id), _forget_pending(plan, shape_id)],
+        )
+    return made
+
+
+def _touch_triggers(plan: TablePlan, shape_id: int) -> Bodies:
+    before_update = [_touch(plan, shape_id, unique, updating=True) for unique in plan.uniques]
+    if plan.reread:
+        before_update.extend(_note_pending(plan, shape_id, unique) for unique in plan.uniques)
+    before_insert = [_touch(plan, shape_id, unique, updating=False) for unique in plan.uniques]
+    return {
+        "touch_insert": (f"BEFORE INSERT ON {{}} WHEN {_collides_at_all(plan, updating=False)}", before_insert),
+        "touch_update": (
+            f"{_touch_update_event(plan)} ON {{}} WHEN {_collides_at_all(plan, updating=True)}",
+            before_update,
+        ),
+    }
+
+
+def _moving(plan: TablePlan) -> str:
+    """The statements that may move a key: those that set it, by any of its names."""
+    names = {name.casefold(): name for name in plan.shape.key}
+    if not plan.shape.without_rowid:
+        names |= {name: name for name in ROWID_NAMES if name not in names}
+    return f"AFTER UPDATE OF {sql.names(names.values())} ON {{}}"
+
+
 def _create(event: str, table: str, when: str, statements: Sequence[str]) -> str:
+    # Not str.format: the names in `when` may hold braces.
+    head = when.replace(" ON {}", f" ON {sql.name(table)}", 1)
     body = "".join(f"  {statement};\n" for statement in statements)
-    return f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {when} ON {sql.name(table)} BEGIN\n{body}END"
+    return f"CREATE TRIGGER {sql.name(trigger_name(event, table))} {head} BEGIN\n{body}END"
 
 
 def _into(width: int) -> str:
@@ -106,28 +151,34 @@ def _head(shape_id: int, op: Op, size: str) -> str:
     return f"julianday('now'), {shape_id}, {op:d}, {size}"
 
 
-def _log_new(plan: TablePlan, shape_id: int, condition: str = "") -> str:
+def _despite_drop(plan: TablePlan, expression: str, columns: Iterable[str], *sides: str) -> str:
+    return despite_drop(expression, [column for column in columns if column in plan.droppable], *sides)
+
+
+def _log_new(plan: TablePlan, shape_id: int) -> str:
     columns = plan.shape.columns
-    values = f"{_head(shape_id, Op.PUT, _size(plan, 'new'))}, {sql.names(columns, 'new.')}"
-    return f"{_into(len(columns))} {f'SELECT {values} WHERE {condition}' if condition else f'VALUES ({values})'}"
+    values = [_despite_drop(plan, f"new.{sql.name(column)}", [column], "new") for column in columns]
+    size = _despite_drop(plan, _size(plan, _new), plan.sized_columns, "new")
+    return f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, size)}, {', '.join(values)})"
 
 
-def _log_update(plan: TablePlan, shape_id: int) -> list[str]:
-    """A PATCH where the key stayed, a PUT where it moved."""
+def _log_update(plan: TablePlan, shape_id: int) -> str:
+    """A PATCH, or a PUT where there are none; of a row that kept its key."""
     shape = plan.shape
     if shape.without_rowid or shape.width > MASK_BITS:
-        return [_log_new(plan, shape_id)]
-    moved, rest = _moved(plan), shape.columns[1:]
+        return _log_new(plan, shape_id)
+    rest, sides = shape.columns[1:], ("new", "old")
     changed = {column: _changed(plan, column) for column in rest}
-    values = [f"CASE WHEN {changed[column]} THEN new.{sql.name(column)} END" for column in rest]
-    mask = sql.balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))], "+")
-    lengths = [f"CASE WHEN {changed[c]} THEN {_length('new', c)} ELSE 0 END" for c in plan.sized_columns]
-    size = sql.balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths], "+")
-    logged = ", ".join([f"new.{sql.name(shape.columns[0])}", *values, mask])
-    return [
-        _log_new(plan, shape_id, moved),
-        f"{_into(shape.logged_width)} SELECT {_head(shape_id, Op.PATCH, size)}, {logged} WHERE NOT {moved}",
+    values = [
+        _despite_drop(plan, f"CASE WHEN {changed[column]} THEN new.{sql.name(column)} END", [column], *sides)
+        for column in rest
     ]
+    mask = sql.balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))], "+")
+    lengths = [f"CASE WHEN {changed[c]} THEN {_length(_new(c))} ELSE 0 END" for c in plan.sized_columns]
+    size = sql.balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths], "+")
+    head = _head(shape_id, Op.PATCH, _despite_drop(plan, size, plan.sized_columns, *sides))
+    logged = ", ".join([_new(shape.columns[0]), *values, _despite_drop(plan, mask, rest, *sides)])
+    return f"{_into(shape.logged_width)} VALUES ({head}, {logged})"
 
 
 def _changed(plan: TablePlan, column: str) -> str:
@@ -138,30 +189,27 @@ def _changed(plan: TablePlan, column: str) -> str:
     return f"{old} COLLATE BINARY IS NOT {new}"
 
 
-def _log_row_again(plan: TablePlan, shape_id: int, side: str, condition: str = "") -> str:
-    shape = plan.shape
-    return (
-        f"{_into(shape.width)} SELECT {_head(shape_id, Op.PUT, _size(plan, 't'))}, {sql.names(shape.columns, 't.')}"
-        f" FROM {sql.name(shape.table)} t WHERE {_same_key(plan, side)}{condition and ' AND ' + condition}"
-    )
+def _log_row_again(plan: TablePlan, shape_id: int, side: str) -> str:
+    values = ", ".join(_again(plan, column) for column in plan.shape.columns)
+    size = _size(plan, lambda column: _again(plan, column))
+    row = _row_behind(plan, side, f"{_head(shape_id, Op.PUT, size)}, {values}")
+    return f"{_into(plan.shape.width)} {row}"
 
 
-def _log_old_key(plan: TablePlan, shape_id: int, condition: str) -> str:
+def _again(plan: TablePlan, column: str) -> str:
+    return sql.name(column) if column in plan.droppable else f"t.{sql.name(column)}"
+
+
+def _row_behind(plan: TablePlan, side: str, what: str) -> str:
+    """A query of `what` of the row that now stands behind the key."""
+    gone = [column for column in plan.shape.columns if column in plan.droppable] if what != "1" else []
+    table = joined_despite_drop(sql.name(plan.shape.table), gone, META)
+    return f"SELECT {what} FROM {table} WHERE {_same_key(plan, side)}"
+
+
+def _log_old_key(plan: TablePlan, shape_id: int) -> str:
     key = plan.shape.key
-    return (
-        f"{_into(len(key))} SELECT {_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {sql.names(key, 'old.')}"
-        f"{condition and ' WHERE ' + condition}"
-    )
-
-
-def _log_truth(plan: TablePlan, shape_id: int, side: str, condition: str) -> list[str]:
-    """A DELETE where the key has no row now, a PUT of the row that stands there again otherwise."""
-    table = sql.name(plan.shape.table)
-    gone = f"NOT EXISTS (SELECT 1 FROM {table} t WHERE {_same_key(plan, side)})"
-    return [
-        _log_old_key(plan, shape_id, f"{condition} AND {gone}" if condition else gone),
-        _log_row_again(plan, shape_id, side, condition),
-    ]
+    return f"{_into(len(key))} VALUES ({_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {sql.names(key, 'old.')})"
 
 
 def _same_key(plan: TablePlan, side: str) -> str:
@@ -173,14 +221,18 @@ def _moved(plan: TablePlan) -> str:
     return changed[0] if len(changed) == 1 else "(" + " OR ".join(changed) + ")"
 
 
-def _size(plan: TablePlan, side: str) -> str:
+def _new(column: str) -> str:
+    return f"new.{sql.name(column)}"
+
+
+def _size(plan: TablePlan, named: Callable[[str], str]) -> str:
     """SQL for the bytes of a row: text and blobs by their length, everything else by a constant."""
     fixed = ROW_SIZE + FIXED_SIZE * (plan.shape.width - len(plan.sized_columns))
-    return sql.balanced([str(fixed), *(_length(side, column) for column in plan.sized_columns)], "+")
+    return sql.balanced([str(fixed), *(_length(named(column)) for column in plan.sized_columns)], "+")
 
 
-def _length(side: str, column: str) -> str:
-    return f"ifnull(length(CAST({side}.{sql.name(column)} AS BLOB)), 0)"
+def _length(value: str) -> str:
+    return f"ifnull(length(CAST({value} AS BLOB)), 0)"
 
 
 def _touch_update_event(plan: TablePlan) -> str:
@@ -192,19 +244,38 @@ def _touch_update_event(plan: TablePlan) -> str:
     return f"BEFORE UPDATE OF {sql.names(columns)}"
 
 
-def _touches(plan: TablePlan, shape_id: int, *, updating: bool) -> list[str]:
-    return [_touch(plan, shape_id, unique, updating=updating) for unique in plan.uniques]
+def _collides_at_all(plan: TablePlan, *, updating: bool) -> str:
+    return sql.balanced(
+        [_found(plan, unique, "1", updating=updating, ask="EXISTS ") for unique in plan.uniques], " OR "
+    )
+
+
+def _found(plan: TablePlan, unique: Unique, what: str, *, updating: bool, ask: str = "") -> str:
+    """`what`, of the row that NEW would collide with on `unique`, as an expression; or whether there is one."""
+    found = f"SELECT {what} FROM {_itself(plan)} WHERE {_collides(plan, unique, updating=updating)}"
+    named = () if unique.lasting else plan.columns if unique.columns is None else unique.columns
+    # A partial index's condition may call the table by its name.
+    return _despite_drop(plan, f"{ask}({found})", named, "new", *[_alias(plan)] * bool(unique.where))
+
+
+def _colliding(plan: TablePlan, unique: Unique, lead: str, *, updating: bool) -> str:
+    """A query of `lead` and the keys of the rows that NEW would collide with on `unique`."""
+    key = plan.shape.key
+    if unique.lasting:
+        where = _collides(plan, unique, updating=updating)
+        return f"SELECT {lead}, {sql.names(key)} FROM {_itself(plan)} WHERE {where}"
+    # There is one at most, so its key can be asked for as values, which have a meaning without the columns.
+    keys = [f"{_found(plan, unique, sql.name(part), updating=updating)} AS k{n}" for n, part in enumerate(key)]
+    names = ", ".join(f"k{n}" for n in range(len(key)))
+    return f"SELECT {lead}, {names} FROM (SELECT {', '.join(keys)}) WHERE k0 IS NOT NULL"
 
 
 def _note_pending(plan: TablePlan, shape_id: int, unique: Unique) -> str:
     shape = plan.shape
     width = range(shape.key_width)
     into = ", ".join([*(f"n{n}" for n in width), *(f"k{n}" for n in width)])
-    return (
-        f"INSERT INTO {PENDING}(shape, {into})"
-        f" SELECT {shape_id}, {sql.names(shape.key, 'old.')}, {sql.names(shape.key)}"
-        f" FROM {sql.name(shape.table)} WHERE {_collides(plan, unique, updating=True)}"
-    )
+    lead = f"{shape_id}, {sql.names(shape.key, 'old.')}"
+    return f"INSERT INTO {PENDING}(shape, {into}) {_colliding(plan, unique, lead, updating=True)}"
 
 
 def _of_old_row(plan: TablePlan, shape_id: int) -> str:
@@ -228,16 +299,12 @@ def _forget_pending(plan: TablePlan, shape_id: int) -> str:
 
 
 def _touch(plan: TablePlan, shape_id: int, unique: Unique, *, updating: bool) -> str:
-    shape = plan.shape
-    return (
-        f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.TOUCHED, str(KEY_SIZE))}, {sql.names(shape.key)}"
-        f" FROM {sql.name(shape.table)} WHERE {_collides(plan, unique, updating=updating)}"
-    )
+    head = _head(shape_id, Op.TOUCHED, str(KEY_SIZE))
+    return f"{_into(plan.shape.key_width)} {_colliding(plan, unique, head, updating=updating)}"
 
 
 def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
     """SQL that is true of the rows, other than the updated one, that NEW would collide with on an index."""
-    shape = plan.shape
     if unique.columns is not None:
         terms = zip(unique.columns, unique.terms, strict=True)
         probes = [f"{term} COLLATE {coll} = {_incoming(plan, column)}" for column, (term, coll) in terms]
@@ -245,7 +312,7 @@ def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
         # The index's own text is evaluated over a one-row query that gives NEW's values the columns'
         # names, so an expression never has to be rewritten.
         row = ", ".join(f"{_incoming(plan, c)} AS {sql.name(c)}" for c in plan.columns)
-        newer = f"FROM (SELECT {row}) AS {sql.name(shape.table)}"
+        newer = f"FROM (SELECT {row}) AS {_alias(plan)}"
         probes = [f"({term}) COLLATE {coll} = (SELECT {term} {newer})" for term, coll in unique.terms]
         if unique.where:
             probes.append(f"({unique.where})")
@@ -264,5 +331,14 @@ def _incoming(plan: TablePlan, column: str) -> str:
 
 
 def _same_key_bare(plan: TablePlan) -> str:
-    table = sql.name(plan.shape.table)
-    return " AND ".join(f"{table}.{sql.name(column)} IS old.{sql.name(column)}" for column in plan.shape.key)
+    return " AND ".join(f"{_alias(plan)}.{sql.name(column)} IS old.{sql.name(column)}" for column in plan.shape.key)
+
+
+def _alias(plan: TablePlan) -> str:
+    """The table's own name, by which a partial index's condition may call it; another where that would hide NEW."""
+    table = plan.shape.table
+    return sql.name(f"{PREFIX}table" if table.casefold() in ("new", "old") else table)
+
+
+def _itself(plan: TablePlan) -> str:
+    return f"{sql.name(plan.shape.table)} AS {_alias(plan)}"

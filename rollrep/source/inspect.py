@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
-from rollrep.query import all_rows, find_row
+from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.makeable import what_is_missing
 from rollrep.source.virtual import owned_tables
 
@@ -32,6 +32,8 @@ class Unique:
     """the partial index's condition; empty for a full index"""
     columns: tuple[str, ...] | None
     """the plain columns it names; None where expressions or a condition may name others"""
+    lasting: bool
+    """a constraint of the table: SQLite drops none of its columns; what CREATE INDEX made can be dropped before them"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ class TablePlan:
     """VACUUM would renumber the rowids of this table unless an index exists"""
     columns: tuple[str, ...]
     """every column that can be read, generated ones included, in the table's order"""
+    droppable: frozenset[str]
+    """those of `columns` that ALTER TABLE may drop while our triggers stand"""
     defaults: Mapping[str, str]
     """SQL of what OR REPLACE puts in the place of a NULL, for the columns that are NOT NULL and have a default"""
 
@@ -158,6 +162,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
         reread=reread,
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
+        droppable=frozenset(name for name, *_ in info) - set(primary) - _constrained(db, indexes),
         defaults={
             name: _default(text)
             for name, text in all_rows(
@@ -167,6 +172,18 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
             )
         },
     )
+
+
+def can_be_dropped(db: apsw.Connection, table: str, column: str) -> bool:
+    """Whether ALTER TABLE might; SQLite may still have something against it."""
+    primary = all_rows(db, "SELECT 1 FROM pragma_table_xinfo(?) WHERE name = ? AND pk", (table, column))
+    indexes = all_rows(db, 'SELECT name, "unique", origin, partial FROM pragma_index_list(?)', (table,))
+    return not primary and column not in _constrained(db, indexes)
+
+
+def default_as_sql(db: apsw.Connection, table: str, column: str) -> str:
+    text = one_value(db, "SELECT dflt_value FROM pragma_table_xinfo(?) WHERE name = ?", (table, column))
+    return "NULL" if text is None else _default(text)
 
 
 def application_objects(db: apsw.Connection, virtuals: Sequence[Virtual]) -> tuple[SchemaObject, ...]:
@@ -235,15 +252,16 @@ def _uniques(
     """The UNIQUE indexes other than the key, and whether every one of them can be probed."""
     found: list[Unique] = []
     all_probed = True
-    for index, unique, _, partial in indexes:
+    for index, unique, origin, partial in indexes:
         if not unique or index == key_index:
             continue
+        lasting = origin != "c"
         parts = all_rows(db, "SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key", (index,))
         plain = all(cid >= 0 for cid, _, _ in parts)
         columns = tuple(name for _, name, _ in parts)
         # An UPDATE never names a generated column, so one in the index means any column may matter.
         if plain and not partial and stored.issuperset(columns):
-            found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns))
+            found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns, lasting))
             continue
         sql = find_row(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
         parsed = parse_index(sql[0]) if sql and sql[0] else None
@@ -254,8 +272,15 @@ def _uniques(
             (_quoted(name) if cid >= 0 else expression, coll or "BINARY")
             for (cid, name, coll), expression in zip(parts, parsed[0], strict=True)
         )
-        found.append(Unique(terms, parsed[1], None))
+        found.append(Unique(terms, parsed[1], None, lasting))
     return found, all_probed
+
+
+def _constrained(db: apsw.Connection, indexes: Sequence[tuple[str, int, str, int]]) -> set[str]:
+    """The columns of UNIQUE constraints, which only go with the table."""
+    constraints = [index for index, _, origin, _ in indexes if origin == "u"]
+    parts = [all_rows(db, "SELECT name FROM pragma_index_info(?)", (index,)) for index in constraints]
+    return {name for names in parts for (name,) in names}
 
 
 def parse_index(sql: str) -> tuple[list[str], str] | None:

@@ -28,6 +28,8 @@ from rollrep.source.alone import refuse_while_migrated
 from rollrep.source.database import writing
 from rollrep.source.inspect import TablePlan, inspect
 from rollrep.source.log import (
+    CHANGES_KNOWN,
+    DOUBT_MARK,
     HEADER_MARK,
     MIGRATING_MARK,
     Meta,
@@ -38,8 +40,10 @@ from rollrep.source.log import (
     knows_header,
     read_header,
     read_meta,
+    schema_version,
     write_unseen_mark,
 )
+from rollrep.source.readded import count_changes
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
@@ -93,11 +97,12 @@ def install(
     *,
     dry_run: bool = False,
     migrating: bool = False,
+    in_doubt: Sequence[str] = (),
 ) -> Report:
     """Creates the log or brings it up to the schema as it is now; all of it or nothing.
 
-    Idempotent: where nothing has changed, nothing is written.  Raises Temporary while a migration runs, unless
-    the caller is the one who is `migrating`.
+    Idempotent: where nothing has changed, nothing is written, but for tables `in_doubt`, which are captured anew.
+    Raises Temporary while a migration runs, unless the caller is the one who is `migrating`.
     """
     statements: list[str] = []
     try:
@@ -106,7 +111,7 @@ def install(
             try:
                 if not migrating and has_log(db):
                     refuse_while_migrated(db)
-                report = _install(db, limits, tuple(include), tuple(exclude))
+                report = _install(db, limits, tuple(include), tuple(exclude), frozenset(in_doubt))
             finally:
                 db.exec_trace = None
             if dry_run:
@@ -116,15 +121,15 @@ def install(
     return dataclasses.replace(report, statements=tuple(statements))
 
 
-def repair(db: apsw.Connection, meta: Meta) -> Report | None:
-    """Captures anew what a change of the schema has left uncaptured; None where all is well.
+def repair(db: apsw.Connection, meta: Meta, in_doubt: Sequence[str] = ()) -> Report | None:
+    """Captures anew what a change of the schema has left uncaptured, and what is `in_doubt`; None where all is well.
 
     Takes a write transaction only where something has changed.
     """
-    if is_current(db) and is_whole(db, meta.pruned_through):
+    if is_current(db) and is_whole(db, meta.pruned_through) and not in_doubt:
         return None
     refuse_while_migrated(db)
-    return install(db, meta.limits, meta.include, meta.exclude)
+    return install(db, meta.limits, meta.include, meta.exclude, in_doubt=in_doubt)
 
 
 def release_all(db: apsw.Connection) -> None:
@@ -133,14 +138,12 @@ def release_all(db: apsw.Connection) -> None:
     Until the next `install` nothing is logged but points, and those say that the log can't vouch for them.
     """
     with writing(db):
+        version = schema_version(db)
         for shape in current_shapes(db):
             _release(db, shape.table)
         for name in _objects_of_ours(db, "index"):
             db.execute(f"DROP INDEX {sql.name(name)}")
-        db.execute(
-            f"INSERT INTO {LOG}(at, shape, op, size, v0) VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?)",
-            (MIGRATING_MARK,),
-        )
+        _write_mark(db, MIGRATING_MARK, {CHANGES_KNOWN: schema_version(db) - version})
         db.execute(f"UPDATE {META} SET schema_text = NULL")
 
 
@@ -181,8 +184,14 @@ def _remove(db: apsw.Connection) -> list[str]:
     return sorted(table for (table,) in found if not table.startswith(PREFIX))
 
 
-def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], exclude: tuple[str, ...]) -> Report:
-    database = secrets.token_hex(8)
+def _install(
+    db: apsw.Connection,
+    limits: Limits,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    in_doubt: frozenset[str],
+) -> Report:
+    database, version = secrets.token_hex(8), schema_version(db)
     there = {name for name in _objects_of_ours(db, "table") if name in TABLES}
     if there and there != TABLES:
         # Without one of its tables every write of the application fails: the log is made anew, now.
@@ -199,13 +208,14 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
             (FORMAT, database, secrets.token_hex(8)),
         )
         _remember_header(db)
+    accounted = 0 if created else count_changes(db)
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
     old = {shape.table: shape for shape in current_shapes(db)}
     kept, to_capture = [], []
     for plan in plans:
         known = old.pop(plan.shape.table, None)
-        if known is not None and _is_whole(db, plan, known):
+        if known is not None and plan.shape.table not in in_doubt and _is_whole(db, plan, known):
             kept.append(plan.shape.table)
         else:
             to_capture.append(plan)
@@ -219,16 +229,9 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
     if not created:
         _mend_log(db)
     if not is_current(db):
-        detail = json.dumps({"captured": captured, "released": sorted(old)})
-        db.execute(
-            f"INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.MARK:d},"
-            f" {POINT_SIZE}, ?, ?)",
-            ("installed" if created else "recaptured", detail),
-        )
-        db.execute(
-            f"UPDATE {META} SET schema_text = {SCHEMA_TEXT}, refused = ?, since = (SELECT max(id) FROM {LOG})",
-            (msgspec.json.encode(refused).decode(),),
-        )
+        changes = schema_version(db) - version + accounted
+        detail = {"captured": captured, "released": sorted(old), CHANGES_KNOWN: changes}
+        _remember_schema(db, "installed" if created else DOUBT_MARK if in_doubt else "recaptured", detail, refused)
     meta = read_meta(db)
     return Report(
         epoch=meta.epoch,
@@ -240,6 +243,21 @@ def _install(db: apsw.Connection, limits: Limits, include: tuple[str, ...], excl
         released=tuple(old),
         refused=tuple(refused),
         statements=(),
+    )
+
+
+def _remember_schema(db: apsw.Connection, mark: str, detail: object, refused: Sequence[Refused]) -> None:
+    _write_mark(db, mark, detail)
+    db.execute(
+        f"UPDATE {META} SET schema_text = {SCHEMA_TEXT}, refused = ?, since = (SELECT max(id) FROM {LOG})",
+        (msgspec.json.encode(refused).decode(),),
+    )
+
+
+def _write_mark(db: apsw.Connection, what: str, detail: object) -> None:
+    db.execute(
+        f"INSERT INTO {LOG}(at, shape, op, size, v0, v1) VALUES (julianday('now'), 0, {Op.MARK:d}, {POINT_SIZE}, ?, ?)",
+        (what, json.dumps(detail)),
     )
 
 
@@ -279,8 +297,7 @@ def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
     oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
     if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
         return False
-    pinned = capture.pin_name(plan.shape.table) in _objects_of_ours(db, "index")
-    return pinned or not plan.pin_rowids
+    return not plan.pin_rowids or _pins(db, plan).get(capture.pin_name(plan.shape.table)) == capture.pin_index(plan)
 
 
 def _capture(db: apsw.Connection, plan: TablePlan) -> None:
@@ -293,10 +310,31 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
         f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?)",
         (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
     )
-    if plan.pin_rowids and capture.pin_name(table) not in _objects_of_ours(db, "index"):
-        db.execute(capture.pin_index(plan))
+    if plan.pin_rowids:
+        _pin(db, plan)
     for statement in capture.capture_triggers(plan, shape_id).values():
         db.execute(statement)
+
+
+def _pins(db: apsw.Connection, plan: TablePlan) -> dict[str, str]:
+    """Name to text of the indexes of ours that are on the table, or are named after it on another."""
+    rows = all_rows(
+        db,
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?"
+        " AND (tbl_name = ? COLLATE NOCASE OR name = ?)",
+        (OURS, plan.shape.table, capture.pin_name(plan.shape.table)),
+    )
+    return dict(rows)
+
+
+def _pin(db: apsw.Connection, plan: TablePlan) -> None:
+    name, text = capture.pin_name(plan.shape.table), capture.pin_index(plan)
+    found = _pins(db, plan)
+    for other in found:
+        if (other, found[other]) != (name, text):
+            db.execute(f"DROP INDEX {sql.name(other)}")
+    if found.get(name) != text:
+        db.execute(text)
 
 
 def _release(db: apsw.Connection, table: str) -> None:

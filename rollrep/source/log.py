@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
-from rollrep.core.nouns import Facts, Op, Point, Position, Refused, Shape
+from rollrep.core.nouns import PREFIX, Facts, Op, Point, Position, Refused, Shape
 from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, POINT_SIZE, SCHEMA_TEXT, SHAPE, Limits
 
@@ -28,6 +28,12 @@ MS = f"({MS_AT.format('at')} - {MS_OF_1970})"
 
 HEADER_MARK, VIRTUAL_MARK = "header", "virtual tables changed"
 """what a mark says that only gives a log id of its own to a state that no trigger saw come"""
+
+DOUBT_MARK = "columns may be others"
+"""what the mark says that makes the log's rows before it, back to any destination's position, untrustworthy"""
+
+CHANGES_KNOWN = "schema_changes"
+"""in the details of a mark: how many changes of the schema it accounts for, ours among them"""
 
 MIGRATING_MARK = "migrating"
 """what the mark says after which nothing was captured, because a migration ran"""
@@ -59,6 +65,22 @@ class Ends:
 def is_current(db: apsw.Connection) -> bool:
     """Whether the schema is the one that was captured, our triggers and their order included."""
     return bool(one_value(db, f"SELECT {SCHEMA_TEXT} IS (SELECT schema_text FROM {META})"))
+
+
+def schema_version(db: apsw.Connection) -> int:
+    """SQLite's own count of changes to the schema: each ALTER, CREATE, DROP is one, and VACUUM is too."""
+    return int(db.pragma("schema_version"))
+
+
+def count_new_objects(db: apsw.Connection) -> int:
+    """How many objects of the application's there are by names that were not captured: each took a change to make."""
+    return int(
+        one_value(
+            db,
+            f"SELECT count(*) FROM sqlite_schema, {META} WHERE sql IS NOT NULL AND name NOT GLOB '{PREFIX}*'"
+            " AND instr(char(10) || schema_text, char(10) || type || ' ' || name || ' ') = 0",
+        )
+    )
 
 
 def is_whole(db: apsw.Connection, pruned_through: int) -> bool:
@@ -118,14 +140,20 @@ def knows_header(db: apsw.Connection) -> bool:
     return find_row(db, f"SELECT user_version, application_id FROM {META}") == read_header(db)
 
 
-def first_mark_after(db: apsw.Connection, log_id: int) -> int | None:
-    """The oldest row after `log_id` that says capture was made anew, or the log was begun."""
-    found: int | None = one_value(
+def changed_after(db: apsw.Connection, log_id: int) -> int | None:
+    """The oldest row after `log_id` that belongs to another capture than was made then; None where none does.
+
+    That is the mark which says that capture was made anew; but where the schema may have been another before
+    without anyone's seeing it, no row after `log_id` is to be believed.
+    """
+    found = find_row(
         db,
-        f"SELECT min(id) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d} AND v0 NOT IN (?, ?)",
+        f"SELECT id, v0 FROM {LOG} WHERE id > ? AND op = {Op.MARK:d} AND v0 NOT IN (?, ?) ORDER BY id LIMIT 1",
         (log_id, HEADER_MARK, VIRTUAL_MARK),
     )
-    return found
+    if found is None:
+        return None
+    return log_id + 1 if found[1] == DOUBT_MARK else int(found[0])
 
 
 def write_unseen_mark(db: apsw.Connection, what: str) -> None:
@@ -183,6 +211,7 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
         application_id=header[1],
         sequence=sequence,
         point=_point_at(db, ends.newest),
+        schema_version=schema_version(db),
     )
 
 

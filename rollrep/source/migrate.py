@@ -4,9 +4,10 @@
     run      the application's own command changes what it likes; nothing is logged
     finish   every table is captured anew                                       one transaction
 
-SQLite refuses ALTER TABLE ... DROP COLUMN while a trigger or an index names the column
-(https://www.sqlite.org/lang_altertable.html).  What is written between begin and finish may be anything, so every
-table gets a new shape id, and a destination compares each of them with its mirror.
+Our triggers live with nearly every change of a schema (rollrep.source.dropping).  Renaming a column and dropping it
+before the next pull is one that they are in the way of (https://www.sqlite.org/lang_altertable.html).  What is written
+between begin and finish may be anything, so every table gets a new shape id, and a destination compares each of them
+with its mirror.
 
 No connection of ours is open while the command runs.
 

@@ -36,15 +36,17 @@ from rollrep.source.install import note_header, renew_epoch, repair
 from rollrep.source.log import (
     Ends,
     Meta,
+    changed_after,
     current_shapes,
-    first_mark_after,
     forgotten_at_ms,
     is_current,
     proof_of,
     read_ends,
     read_facts,
     read_meta,
+    schema_version,
 )
+from rollrep.source.readded import tables_in_doubt
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
 from rollrep.source.window import read_windows
@@ -124,6 +126,7 @@ class _Server:
         self._forgotten: Forgotten | None = None
         self._meta: Meta | None = None
         self._digest = ""
+        self._schema_version = -1
         self._shapes: dict[int, Shape] = {}
         self._shadows: dict[str, Shape] = {}
 
@@ -188,14 +191,24 @@ class _Server:
 
     def _hello(self, db: apsw.Connection, hello: Hello) -> Answer:
         for _ in range(REPAIR_TRIES):
-            repair(db, read_meta(db))
+            # Asked first: a schema that changes from here on is seen in the transaction of the answer.
+            self._schema_version = schema_version(db)
+            in_doubt: list[str] = []
+            if hello.position and hello.schema_version is not None:
+                in_doubt = tables_in_doubt(db, hello.schema_version, hello.position.id)
+            if repair(db, read_meta(db), in_doubt):
+                continue
             if hello.position:
                 note_header(db, hello.position.id)
             with reading(db):
                 meta = read_meta(db)
-                if is_current(db):
+                if self._is_as_answered(db, meta):
                     return self._answer(db, meta, hello)
         raise Temporary(f"the schema of {self._path} is being changed", remedy="pull again when the migration is over")
+
+    def _is_as_answered(self, db: apsw.Connection, meta: Meta) -> bool:
+        """Whether the schema and its capture are still those of the answer."""
+        return is_current(db) and schema_version(db) == self._schema_version and read_meta(db).since == meta.since
 
     def _answer(self, db: apsw.Connection, meta: Meta, hello: Hello) -> Answer:
         ends = read_ends(db)
@@ -211,7 +224,7 @@ class _Server:
         if hello.position and hello.schema_digest != self._digest:
             # Capture may have been made anew more than once since: what this destination has not seen begins
             # with the first.  Rows after that one belong to a schema it does not know.
-            layout = msgspec.structs.replace(layout, since=first_mark_after(db, hello.position.id) or meta.since)
+            layout = msgspec.structs.replace(layout, since=changed_after(db, hello.position.id) or meta.since)
         if hello.mirror_requested:
             kind, reason = "mirror", reason or "requested"
         elif not reason and hello.schema_digest != self._digest:
@@ -268,7 +281,7 @@ class _Server:
             self.say(messages.Changed())
             return
         # Asked after the transaction: a schema that changed in between is seen now, not too late.
-        if not is_current(db) or read_meta(db).since != meta.since:
+        if not self._is_as_answered(db, meta):
             self.say(messages.Changed())
             return
         if tail:
@@ -292,12 +305,12 @@ class _Server:
         return self._digests.rows(meta, shape, wanted.ranges, wanted.position)
 
     def _send_forgotten(self, db: apsw.Connection, wanted: messages.SendForgotten) -> None:
-        self._greeted()
+        _, meta = self._greeted()
         assert self._forgotten is not None, "hello was said"
         found = None
         if wanted.schema_digest == self._digest:
             found = self._forgotten.bridge(wanted.after, wanted.at_ms, self._shapes)
-        if wanted.schema_digest != self._digest or not is_current(db):
+        if wanted.schema_digest != self._digest or not self._is_as_answered(db, meta):
             self.say(messages.Changed())
         elif found:
             self.say(*found)
@@ -313,7 +326,7 @@ class _Server:
             with Shadows(db, reader, self._shadows, wanted) as found:
                 tail, facts = found.read(meta)
                 # Asked after the transaction, as for a chunk.
-                if not is_current(db) or read_meta(db).since != meta.since:
+                if not self._is_as_answered(db, meta):
                     self.say(messages.Changed())
                     return
                 if tail:

@@ -39,6 +39,8 @@ class Hello(Message, frozen=True):
     database: str
     position: Position | None = None
     schema_digest: str | None = None
+    schema_version: int | None = None
+    """what it was when the destination reached `position`"""
     database_id: str | None = None
     instance: str | None = None
     mirror_requested: bool = False

@@ -1,4 +1,4 @@
-"""Django and Alembic, as they are, drop columns that rollrep's triggers name; without the plugin SQLite refuses."""
+"""Django and Alembic, as they are, drop columns that were renamed just before; without the plugin SQLite refuses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Migration(migrations.Migration):
     operations = [
         migrations.RemoveField("Item", "price"),
         migrations.RunSQL("UPDATE shop_item SET stock = stock + 1"),
-        migrations.RemoveField("Item", "stock"),
+        migrations.RenameField("Item", "stock", "amount"),
+        migrations.RemoveField("Item", "amount"),
         migrations.AddField("Item", "kind", models.CharField(max_length=9, default="new")),
         OTHER
     ]
@@ -174,7 +175,7 @@ def test_alembic_drops_a_column_when_the_plugin_is_imported(tmp_path: Path, plug
             None,
             "op.create_table('item', sa.Column('id', sa.Integer, primary_key=True), sa.Column('price', sa.Float))",
         ),
-        "2": ("1", "op.drop_column('item', 'price')"),
+        "2": ("1", "op.execute('ALTER TABLE item RENAME price TO cost'); op.drop_column('item', 'cost')"),
     }
     for revision, (before, upgrade) in versions.items():
         text = REVISION.format(revision=revision, before=before, upgrade=upgrade)

@@ -1,4 +1,4 @@
-"""DROP COLUMN on tables that rollrep captures, from inside the application that migrates.
+"""DROP COLUMN of columns that rollrep's triggers are in the way of, from inside the application that migrates.
 
     ALTER TABLE t DROP COLUMN c  ──► release: rollrep's triggers on t go, in the same transaction
                                      recapture: `rollrep source install`, a process of its own

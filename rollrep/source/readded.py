@@ -1,0 +1,149 @@
+"""Columns that may have been dropped and added again since a destination was here, which no schema tells.
+
+    t(a, b, c)   DROP COLUMN c   ADD COLUMN c   t(a, b, c)      the same text, and every c is what ADD COLUMN put there
+
+Our triggers live through both (rollrep.source.dropping), and neither fires them.  But each raises `schema_version` by
+one; and who adds a column puts it last, behind a comma and a space.  So where that number has grown by two more than
+can be accounted for, a table is believed only if its text could not have come about so, or if some row shows that its
+last column is what it was: by a value that is not the default, and with nothing logged of the row since.  Otherwise
+the table is captured anew.
+
+Knows: the log, SQLite's schema pragmas.  Does not know: the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import apsw
+import msgspec
+
+from rollrep.core import sql
+from rollrep.core.nouns import Op, Shape
+from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.source.capture import EVENTS, trigger_name
+from rollrep.source.inspect import can_be_dropped, default_as_sql
+from rollrep.source.log import CHANGES_KNOWN, count_new_objects, schema_version
+from rollrep.source.tables import FORGOTTEN, LOG, META, SHAPE
+
+ROWS = 1_000
+"""so many are looked at from either end of a table"""
+
+
+def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list[str]:
+    """Captured tables of which it can't be told, for who knows all up to `position_id`, at `schema_version` `version`.
+
+    None of those that are captured anew since: they are mirrored again anyway.  None when the log and its forgotten
+    keys don't reach back so far: then all tables are compared.
+    """
+    accounted = one_value(
+        db,
+        f"SELECT ifnull(sum(json_extract(v1, '$.{CHANGES_KNOWN}')), 0) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d}"
+        " AND json_valid(v1)",
+        (position_id,),
+    )
+    reached = one_value(db, f"SELECT forgotten_through FROM {META}") <= position_id
+    if schema_version(db) - version - accounted - count_changes(db) < 2 or not reached:
+        return []
+    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, position_id)]
+
+
+def count_changes(db: apsw.Connection) -> int:
+    """So many changes at least have made the schema that was captured last what it is now."""
+    return count_new_objects(db) + sum(_count_changes(db, shape) for shape in _shapes(db, sys.maxsize))
+
+
+def _shapes(db: apsw.Connection, since: int) -> list[Shape]:
+    """Of the tables that are there, and have been captured since then."""
+    rows = all_rows(
+        db,
+        f"SELECT body FROM {SHAPE} WHERE is_current AND since <= ?"
+        " AND tbl IN (SELECT name FROM sqlite_schema WHERE type = 'table') ORDER BY id",
+        (since,),
+    )
+    return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
+
+
+def _columns(db: apsw.Connection, table: str) -> list[str]:
+    return [name for (name,) in all_rows(db, "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,))]
+
+
+def _count_changes(db: apsw.Connection, shape: Shape) -> int:
+    """So many changes at least have made a table what it is now."""
+    ours = [trigger_name(event, shape.table) for event in EVENTS]
+    there = all_rows(db, "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (shape.table,))
+    if not any(name in ours for (name,) in there):
+        # Dropped and made again; to drop our triggers one by one takes more.
+        return 2
+    stored = all_rows(db, "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0", (shape.table,))
+    before, now = set(shape.columns[shape.hidden_key :]), {name for (name,) in stored}
+    return max(len(before - now), len(now - before))
+
+
+def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
+    column, table = shape.columns[-1], sql.name(shape.table)
+    if shape.width == shape.key_width:
+        return False
+    if column not in _columns(db, shape.table):
+        return True
+    if not can_be_dropped(db, shape.table, column) or not _may_be_added_again(db, shape.table, column):
+        return False
+    default = default_as_sql(db, shape.table, column)
+    keys = [f"k{n}" for n in range(shape.key_width)]
+    named = ", ".join(f"t.{sql.name(part)} AS {key}" for part, key in zip(shape.key, keys, strict=True))
+    logged = " UNION ALL ".join(
+        f"SELECT {', '.join(f'{letter}{n}' for n in range(shape.key_width))} FROM {place}"
+        f" WHERE id > {position_id:d} AND shape = {shape.id:d}"
+        for place, letter in ((LOG, "v"), (FORGOTTEN, "k"))
+    )
+    if not one_value(db, f"SELECT EXISTS (SELECT 1 FROM {table}) OR EXISTS ({logged})"):
+        return False
+    rows = f"SELECT {named}, t.{sql.name(column)} AS value FROM {table} t ORDER BY"
+    return not any(
+        find_row(
+            db,
+            f"SELECT 1 FROM ({rows} {', '.join(f'{key} {order}' for key in keys)} LIMIT {ROWS})"
+            f" WHERE value COLLATE BINARY IS NOT {default} AND ({', '.join(keys)}) NOT IN ({logged}) LIMIT 1",
+        )
+        for order in ("ASC", "DESC")
+    )
+
+
+def _may_be_added_again(db: apsw.Connection, table: str, column: str) -> bool:
+    """Whether dropping `column`, and all behind it, and adding them again could lead to the very same text."""
+    text, as_captured = one_row(
+        db,
+        f"SELECT sql, instr(schema_text, 'table ' || name || ' ' || sql) > 0 FROM sqlite_schema, {META}"
+        " WHERE type = 'table' AND name = ?",
+        (table,),
+    )
+    if not as_captured:
+        return True
+    columns = _columns(db, table)
+    with contextlib.closing(apsw.Connection(":memory:")) as empty:
+        try:
+            empty.execute(text)
+            for last in reversed(columns[columns.index(column) :]):
+                before = text
+                empty.execute(f"ALTER TABLE {sql.name(table)} DROP COLUMN {sql.name(last)}")
+                text = str(one_value(empty, "SELECT sql FROM sqlite_schema WHERE name = ?", (table,)))
+                if not _is_added(before, text):
+                    return False
+        except apsw.SQLError:
+            # It uses something that is only here, or can't be dropped at all.
+            return True
+    return True
+
+
+def _is_added(text: str, without: str) -> bool:
+    """Whether ALTER TABLE ... ADD COLUMN can make `text` of `without`.
+
+    >>> _is_added("CREATE TABLE t(a, b)", "CREATE TABLE t(a)"), _is_added("CREATE TABLE t(a,b)", "CREATE TABLE t(a)")
+    (True, False)
+    """
+    longer = len(text) - len(without)
+    return any(
+        text[:at] + text[at + longer :] == without and text[at : at + 2] == ", " and not text[at + 2].isspace()
+        for at in range(len(without))
+    )
