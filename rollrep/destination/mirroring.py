@@ -9,8 +9,8 @@ copied, and what the log says of later keys is applied too: the staging mirror i
 source as of its position.  Every step drains the log, so the log that is chased can't be fallen off while
 the connection holds; after an interruption it goes on where it was.
 
-Where the layout is as it was, the staging mirror begins as a copy of the mirror, and each table is compared by
-digests: only the rows that differ are fetched.
+Where the layout is as it was, the mirror is compared in place; where that is not the way, the staging mirror begins
+as a copy of the mirror, and each table is compared by digests: only the rows that differ are fetched.
 
 Readers keep the old mirror until the new one is whole.  Tail rows are replayed in order, because a chunk's
 tail may end between a TOUCHED row and the row it announces.

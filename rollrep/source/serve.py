@@ -284,6 +284,8 @@ class _Server:
         assert self._reader is not None and self._digests is not None, "hello was said"
         if isinstance(wanted, messages.SendChunk):
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
+        if isinstance(wanted, messages.SendStretch) and wanted.group_rows:
+            return self._digests.stretch_in_groups(meta, shape, wanted.after_key, wanted.group_rows, wanted.position)
         if isinstance(wanted, messages.SendStretch):
             tail, stretch = self._digests.stretch(meta, shape, wanted.after_key, wanted.position)
             return tail, (stretch, None) if stretch else None

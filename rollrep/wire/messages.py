@@ -157,12 +157,16 @@ class KeyRange(msgspec.Struct, frozen=True, array_like=True):
 
 class SendStretch(Message, frozen=True):
     """One digest of as many rows after `after_key` as a short read transaction allows, and the log after
-    `position`."""
+    `position`.
+
+    With `group_rows` the answer is Groups of so many rows each instead.
+    """
 
     shape: int
     after_key: Key | None
     position: int
     schema_digest: str
+    group_rows: int = 0
 
 
 class Stretch(Message, frozen=True):
@@ -189,12 +193,18 @@ class SendGroups(Message, frozen=True):
 
 
 class Groups(Message, frozen=True):
-    """The image's table `groups` covers the first `answered` of the ranges that were asked for."""
+    """The image's table `groups` covers the first `answered` of the ranges that were asked for.
+
+    Of a stretch that was asked for by its start, it covers the `rows` rows up to `last_key` (None: to the end of the
+    table) as one range.
+    """
 
     shape: int
     answered: int
     facts: Facts
     image: Image
+    rows: int = 0
+    last_key: Key | None = None
 
 
 class SendRows(Message, frozen=True):
