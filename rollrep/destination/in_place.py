@@ -31,7 +31,8 @@ from rollrep.core.nouns import Facts, Position
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.images import attach_log
 from rollrep.destination.mirror_db import State, open_mirror, write_state
-from rollrep.destination.mirroring import Copied, Moved, Progress, remove_database, transaction
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.moved import Copied, Moved, Progress
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.store import Store
@@ -86,9 +87,9 @@ class InPlace:
         """How far an operation is that was cut; None where there is none for this mirror."""
         if not self._store.changes.is_file():
             return None
-        self._open()
         found = None
-        with contextlib.suppress(apsw.SQLError, msgspec.DecodeError):
+        with contextlib.suppress(apsw.SQLError, apsw.NotADBError, apsw.CorruptError, msgspec.DecodeError):
+            self._open()
             row = find_row(self.db, "SELECT body FROM batch.reached")
             found = msgspec.json.decode(row[0], type=Reached) if row else None
         if found is None or (found.base, found.schema_digest) != (self._state.position, self._state.schema_digest):

@@ -23,7 +23,8 @@ from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached
 from rollrep.destination.mirror_db import State, open_mirror, write_state
-from rollrep.destination.mirroring import Copied, Mirroring, transaction
+from rollrep.destination.mirroring import Mirroring, transaction
+from rollrep.destination.moved import Copied
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import record_points
 from rollrep.destination.remembered import known_lasting
@@ -172,6 +173,8 @@ class Ladder:
             staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
             if answer.reason == "schema" and state:
                 staged = self._replay_archived(state, staged)
+            elif not staged.compares:
+                staged = self._fetch_pages(staged, sum(answer.rows.values()))
         elif answer.reason == "schema":
             staged = self._mirroring.change_schema(staged, answer)
         while True:
@@ -189,6 +192,12 @@ class Ladder:
                     raise LogOverrun(last.oldest) from None
             if last.kind == "mirror":
                 staged = self._mirroring.change_schema(staged, last)
+
+    def _fetch_pages(self, staged: State, rows: int) -> State:
+        try:
+            return self._mirroring.fetch_pages(self._session, staged, rows)
+        except SchemaChanged:
+            return staged
 
     def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
         """(line, position to chase the log from, last log id before the hole)."""

@@ -30,7 +30,8 @@ from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.ladder import Ladder
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
-from rollrep.destination.mirroring import Moved, Progress, remove_database, transaction
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import is_snapshot_due, record_points
 from rollrep.destination.remembered import LASTING, is_lasting_due, remember

@@ -42,6 +42,7 @@ class Store:
         self.staging = self.folder / "mirror.next.db"
         self.changes = self.folder / "mirror.changes.db"
         self.incoming = self.folder / f"incoming.db{TEMPORARY}"
+        self.pages = self.folder / f"pages.db{TEMPORARY}"
         self.catalog = self.folder / "catalog.db"
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"

@@ -227,6 +227,27 @@ class Rows(Message, frozen=True):
     image: Image
 
 
+class SendPages(Message, frozen=True):
+    """The whole database by its pages, where that may be."""
+
+    schema_digest: str
+
+
+class Pages(Message, frozen=True):
+    """So many pages follow, in parts, as of `facts.head`; then Done, sooner where the line is too slow for them."""
+
+    facts: Facts
+    pages: int
+
+
+class PagePart(Message, frozen=True):
+    """Pages `first` and those that follow it, as `rollrep.wire.pages` packs them; what comes later counts."""
+
+    first: int
+    pages: int
+    image: Image
+
+
 class SendForgotten(Message, frozen=True):
     """The rows behind forgotten keys: those of log rows after `after`, which was written at `at_ms`."""
 
@@ -298,10 +319,13 @@ class Shadows(Message, frozen=True):
 
 Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
-FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+FromDestination = (
+    Hello | SendBatches | SendForgotten | SendPages
+    | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+)  # fmt: skip
 FromSource = (
     Answer | Refusal | Batch | Bridge | Done | Overrun | Changed
-    | Chunk | Stretch | Groups | Rows | ShadowRows | Shadows
+    | Chunk | Stretch | Groups | Rows | Pages | PagePart | ShadowRows | Shadows
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
