@@ -24,14 +24,23 @@ TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', ms / 1000.0, 'unixepoch')"
 
 
 def attach_log(
-    db: apsw.Connection, raw: bytes, first: int, last: int, shapes: Sequence[Shape], *, sparse: bool = False
+    db: apsw.Connection,
+    raw: bytes,
+    first: int,
+    last: int,
+    shapes: Sequence[Shape],
+    *,
+    sparse: bool = False,
+    name: str = "batch",
 ) -> None:
-    """Makes `batch` this image.  Raises VerifyFailed where it is not rows `first` to `last`, each once.
+    """Makes `batch`, or what is attached as `name`, this image.
+
+    Raises VerifyFailed where it is not rows `first` to `last`, each once.
 
     `sparse`: ids may be missing, as where each forgotten key stands there only once.
     """
-    _attach(db, "batch", raw, log_table("log", log_width(shapes)))
-    low, high, rows = one_row(db, "SELECT min(id), max(id), count(*) FROM batch.log")
+    _attach(db, name, raw, log_table("log", log_width(shapes)))
+    low, high, rows = one_row(db, f"SELECT min(id), max(id), count(*) FROM {name}.log")
     right = (
         rows == 0 or first <= low <= high <= last if sparse else (low, high, rows) == (first, last, last - first + 1)
     )

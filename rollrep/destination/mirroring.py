@@ -9,8 +9,8 @@ copied, and what the log says of later keys is applied too: the staging mirror i
 source as of its position.  Every step drains the log, so the log that is chased can't be fallen off while
 the connection holds; after an interruption it goes on where it was.
 
-Where the layout is as it was, the staging mirror begins as a copy of the mirror, and each table is compared by
-digests: only the rows that differ are fetched.
+Where the layout is as it was, the mirror is compared in place; where that is not the way, the staging mirror begins
+as a copy of the mirror, and each table is compared by digests: only the rows that differ are fetched.
 
 Readers keep the old mirror until the new one is whole.  Tail rows are replayed in order, because a chunk's
 tail may end between a TOUCHED row and the row it announces.
@@ -21,8 +21,7 @@ Knows: replay, the mirror's state, the wire's session.  Does not know: SSH, the 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -36,6 +35,8 @@ from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_log, attach_rows
 from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.moved import Copied, Moved, Progress
+from rollrep.destination.pages import count_rows, receive
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import evolve
 from rollrep.destination.shadow_pull import Answered, ShadowPull
@@ -46,29 +47,6 @@ from rollrep.wire.session import Session, Tail
 
 SHADOW_BYTES = 64 << 20
 """what is copied of shadow tables at a time; a copy that is under way need not be of one moment, its end is"""
-
-Progress = Callable[[str, int], None]
-"""called with (table, rows) as rows arrive"""
-
-
-@dataclasses.dataclass
-class Moved:
-    """What a mirror operation moved of one table, and by which rung of the ladder."""
-
-    table: str
-    rung: str
-    rows: int = 0
-    bytes: int | None = 0
-    """on the wire; None where tables travelled together"""
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass
-class Copied:
-    """What a mirror operation moved."""
-
-    tables: list[Moved] = dataclasses.field(default_factory=list)
-    operations: int = 0
 
 
 class Mirroring:
@@ -134,6 +112,39 @@ class Mirroring:
                 compares=compares,
             )
             write_state(self._db, state)
+        return state
+
+    def fetch_pages(self, session: Session, state: State, rows: int) -> State:
+        """Makes the empty staging mirror the source's whole database by its pages, where that is the way.
+
+        `rows` are about how many it has, for who watches.  Raises SchemaChanged; the staging mirror is then as it was.
+        """
+        began = monotonic_s()
+        layout, path = state.layout, self._store.pages
+        try:
+            facts = receive(
+                session,
+                path,
+                layout,
+                state.schema_digest,
+                lambda share: self._progress("all tables", int(rows * share)),
+            )
+            if facts is None:
+                return state
+            self.discard()
+            path.replace(self._store.staging)
+            container.sync_folder(path.parent)
+        finally:
+            remove_database(path)
+        self._db = open_mirror(self._store.staging, layout=layout)
+        copied = tuple(shape.id for shape in layout.shapes)
+        state = msgspec.structs.replace(state, position=facts.head, time=facts.time, copied=copied)
+        with transaction(self.db):
+            write_state(self.db, state)
+        seconds = monotonic_s() - began
+        self.copied.tables = [
+            Moved(shape.table, "pages", count_rows(self.db, shape.table), None, seconds) for shape in layout.shapes
+        ]
         return state
 
     def change_schema(self, state: State, answer: Answer) -> State:

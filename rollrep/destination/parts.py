@@ -16,7 +16,7 @@ import apsw
 
 from rollrep.core import sql
 from rollrep.core.errors import VerifyFailed
-from rollrep.core.nouns import Shape
+from rollrep.core.nouns import Op, Shape
 from rollrep.core.tokens import key_columns, make_key, show_token
 from rollrep.query import all_rows, load_digests, one_value
 from rollrep.wire import digests
@@ -156,6 +156,41 @@ class Parts:
             f"INSERT OR REPLACE INTO {target}({sql.names(self._shape.columns)})"
             f" SELECT {values} FROM chunk.rows ORDER BY rowid"
         )
+
+    def note_changes(self, shape_id: int, ranges: Sequence[KeyRange], first_id: int) -> int:
+        """Puts into `batch.log`, under ids after `first_id`, what makes the rows within `ranges` those of `chunk.rows`.
+
+        Only what differs: a DELETE of each row that is only here, a PUT of each that is missing or another one.
+        Gives how many.  Call it inside a transaction.
+        """
+        self.ask(ranges)
+        width, key_width = self._shape.width, self._shape.key_width
+        noted = 0
+        names = [f"v{n}" for n in range(width)]
+        keys, there = ", ".join(self.scan.key), ", ".join(names[:key_width])
+        into = "INSERT INTO batch.log(id, at, shape, op, {}) SELECT ?1 + {}, 0, ?2, {:d}, {}"
+        for lo_open in (False, True):
+            for hi_open in (False, True):
+                within = digests.inside(self.scan, lo_open=lo_open, hi_open=hi_open)
+                gone = into.format(there, "row_number() OVER ()", Op.DELETE, ", ".join(self.scan.bare_key))
+                self._db.execute(
+                    f"{gone} FROM {ASKED} p CROSS JOIN {self.scan.source} ON {within} WHERE p.lo_open = {lo_open:d}"
+                    f" AND p.hi_open = {hi_open:d} AND {f'({keys})' if key_width > 1 else keys} NOT IN"
+                    f" (SELECT {there} FROM chunk.rows)",
+                    (first_id + noted, shape_id),
+                )
+                noted += self._db.changes()
+        same = " AND ".join(f"{key} = r.v{n}" for n, key in enumerate(self.scan.key))
+        differs = sql.balanced(
+            [sql.differs(f"t.{sql.name(column)}", f"r.v{n}") for n, column in enumerate(self._shape.columns)], " OR "
+        )
+        put = into.format(", ".join(names), "row_number() OVER ()", Op.PUT, ", ".join(f"r.{name}" for name in names))
+        self._db.execute(
+            f"{put} FROM chunk.rows r LEFT JOIN {self.scan.source} ON {same}"
+            f" WHERE {self.scan.bare_key[0]} IS NULL OR {differs}",
+            (first_id + noted, shape_id),
+        )
+        return noted + self._db.changes()
 
     def _compared(self) -> str:
         return f"FROM {PART} p JOIN chunk.groups g ON g.rowid = p.n LEFT JOIN {TAKEN} d ON d.n = p.n"

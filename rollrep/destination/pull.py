@@ -24,19 +24,19 @@ from rollrep.core.errors import Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Line, Snapshot
+from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
-from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
+from rollrep.destination.ladder import Ladder
 from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
-from rollrep.destination.mirroring import Mirroring, Moved, Progress, remove_database, transaction
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import is_snapshot_due, record_points
-from rollrep.destination.remembered import LASTING, is_lasting_due, known_lasting, remember
+from rollrep.destination.remembered import LASTING, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
-from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.shadow_step import ShadowStep
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
@@ -44,8 +44,6 @@ from rollrep.destination.trash import empty_trash
 from rollrep.wire.messages import Answer, Batch, Hello
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
-MOST_RESTARTS = 8
-"""how often one pull begins its mirror operation anew before it says that it can't keep up"""
 WINDOW_ROWS = 524_288
 
 
@@ -129,13 +127,14 @@ class _Pull:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
-        self._seen = ShadowArchive(store, catalog)
         self._session = session
         self._wishes = wishes
         self._progress = progress
         self._expect = expect
-        self._pace = Pace(progress)
-        self._mirroring = Mirroring(store, self._pace.count)
+        self._ladder = Ladder(
+            store, catalog, session, self._hello, Pace(progress), wishes.database,
+            requested=wishes.mirror, stop_on_history_lost=wishes.stop_on_history_lost,
+        )  # fmt: skip
         self._out = Outcome()
         self._head_point: Point | None = None
 
@@ -144,23 +143,25 @@ class _Pull:
         try:
             state = self._follow()
         finally:
-            self._mirroring.close()
+            self._ladder.close()
         self._settle(state, monotonic_s() - began_s)
         return self._out
 
     def _follow(self) -> State:
-        staged = self._mirroring.take_up()
-        if staged and not staged.reason:
-            # It was whole when the process died: only the publishing may be missing.
-            self._mirroring.publish()
-            staged = None
+        staged = self._ladder.take_up_staged()
         state = state_of(self._store.mirror)
         if staged:
             answer = self._hello(staged, staged.position)
             if answer.kind != "mirror" or answer.reason == "schema":
                 self._out.answer, self._out.reason = "mirror", staged.reason
                 return self._mirror(answer, state, staged)
-            self._mirroring.discard()
+            self._ladder.discard()
+        if state and (reached := self._ladder.take_up_in_place(state)):
+            answer = self._hello(state, reached.position, again=True)
+            if answer.kind != "mirror":
+                self._out.answer, self._out.reason = "mirror", reached.reason
+                return self._mirror(answer, state, None)
+            self._ladder.discard()
         position = self._archive.end(state.position, state.line) if state else None
         answer = self._hello(state, position)
         self._out.answer, self._out.reason = answer.kind, answer.reason
@@ -289,113 +290,9 @@ class _Pull:
     # mirror
 
     def _mirror(self, answer: Answer, state: State | None, staged: State | None) -> State:
-        for _ in range(MOST_RESTARTS):
-            self._pace.hello(answer)
-            try:
-                done = self._mirror_once(answer, state, staged)
-            except LogOverrun:
-                self._mirroring.discard()
-                staged = None
-                position = self._archive.end(state.position, state.line) if state else None
-                answer = self._hello(state, position, again=True)
-                if answer.kind != "mirror":
-                    answer = msgspec.structs.replace(answer, kind="mirror", reason="requested")
-                continue
-            copied = self._mirroring.copied
-            self._out.moved, self._out.operations = copied.tables, copied.operations
-            return done
-        self._pace.hello(answer)
-        lasting = known_lasting(self._catalog)
-        raise self._pace.cannot_keep_up(self._store.job, self._wishes.database, lasting)
-
-    def _mirror_once(self, answer: Answer, state: State | None, staged: State | None) -> State:
-        if staged is None:
-            self._keep_old_line(state, answer)
-            self._archive_old_schema(state, answer)
-            staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
-            if answer.reason == "schema" and state:
-                staged = self._replay_archived(state, staged)
-        elif answer.reason == "schema":
-            staged = self._mirroring.change_schema(staged, answer)
-        while True:
-            try:
-                staged = self._mirroring.copy_tables(self._session, staged)
-                last = self._hello(staged, staged.position, again=True)
-                if last.kind != "mirror":
-                    return self._publish(staged, last)
-                if last.reason != "schema":
-                    raise LogOverrun(last.oldest)
-            except SchemaChanged:
-                staged = self._mirroring.reached()
-                last = self._hello(staged, staged.position, again=True)
-                if last.kind == "mirror" and last.reason != "schema":
-                    raise LogOverrun(last.oldest) from None
-            if last.kind == "mirror":
-                staged = self._mirroring.change_schema(staged, last)
-
-    def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
-        """(line, position to chase the log from, last log id before the hole)."""
-        head = answer.facts.head
-        if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
-            newest = self._catalog.newest_line()
-            archived = self._catalog.archived_through(newest.line) if newest else 0
-            if state is None and newest and newest.epoch == head.epoch and archived < head.id:
-                return newest.line, head, archived
-            return 0, head, head.id
-        after = self._archive.end(state.position, state.line).id
-        if answer.reason == "requested" and head.id == after:
-            # Rows may become what no logged operation made of them, and no gap in the archive would say so.
-            return 0, head, head.id
-        return state.line, state.position if answer.reason == "schema" else head, after
-
-    def _keep_old_line(self, state: State | None, answer: Answer) -> None:
-        """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
-        if state is None:
-            return
-        if self._wishes.stop_on_history_lost and not self._wishes.mirror:
-            refuse_another_history(answer)
-        if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
-            record_points(self._catalog, self._archive, state, [])
-            take_snapshot(self._store, self._catalog)
-
-    def _archive_old_schema(self, state: State | None, answer: Answer) -> None:
-        """What was logged before the schema changed is archived first: points before the change stay exact."""
-        if state is None or answer.reason != "schema" or answer.layout is None:
-            return
-        archived = self._archive.end(state.position, state.line)
-        before_change = min(answer.layout.since - 1, answer.facts.head.id)
-        if before_change <= archived.id:
-            return
-        line = Line(state.line, state.position.epoch)
-        with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
-            for batch, packed in self._session.batches(archived.id, before_change):
-                self._archive.add(mirror, line, batch, packed, None)
-
-    def _replay_archived(self, state: State, staged: State) -> State:
-        """A changed schema begins from what was archived under the old one."""
-        old = {shape.id: shape for shape in state.layout.shapes if shape.id in staged.copied}
-        db = self._mirroring.db
-        replay = Replay(db, old, in_order=True, ignore_unknown=True)
-        for segment in self._catalog.segments_after(state.line, state.position.id):
-            holds = self._archive.attach(db, segment)
-            with transaction(db):
-                replay.window(max(holds.first, staged.position.id + 1), holds.last)
-                staged = msgspec.structs.replace(staged, position=Position(holds.epoch, holds.last, holds.proof))
-                write_state(db, staged)
-        return staged
-
-    def _publish(self, staged: State, last: Answer) -> State:
-        staged, facts = self._mirroring.replay_rest(self._session, staged, last)
-        self._head_point = facts.point
-        if staged.line == 0:
-            line = self._catalog.begin_line(facts.head.epoch, staged.reason)
-            staged = msgspec.structs.replace(staged, line=line.line)
-        elif facts.head.id > staged.began_after:
-            self._catalog.add_hole(Hole(staged.line, staged.began_after, facts.head.id, staged.reason))
-        done = self._mirroring.finish(staged, facts, last.instance)
-        self._mirroring.publish()
-        self._seen.drop_beyond(done.line, staged.began_after)
-        self._seen.begin(done.line, done.position.id, done.layout.virtuals)
+        done = self._ladder.mirror(answer, state, staged)
+        self._out.moved, self._out.operations = self._ladder.copied.tables, self._ladder.copied.operations
+        self._head_point = self._ladder.point
         return done
 
     # afterwards

@@ -94,7 +94,7 @@ class Replay:
     def _table(self, shape: Shape, first: int, last: int, ops: Mapping[int, int]) -> None:
         if (
             self._all_in_order
-            or not shape.touches_logged
+            or (not shape.touches_logged and self._is_logged(shape, first, last))
             or (Op.TOUCHED in ops and self._has_open_touch(shape, first, last))
         ):
             if self._net_only:
@@ -114,6 +114,13 @@ class Replay:
                 remedy="nothing was changed; mirror again: rollrep mirror JOB",
             ) from error
         self._db.execute("RELEASE one_table")
+
+    def _is_logged(self, shape: Shape, first: int, last: int) -> bool:
+        """Whether there are log rows of it: what was fetched has ids below zero, and is of one moment without them."""
+        if first > 0:
+            return True
+        query = "SELECT 1 FROM batch.log WHERE shape = ? AND id BETWEEN 1 AND ? LIMIT 1"
+        return find_row(self._db, query, (shape.id, last)) is not None
 
     def _has_open_touch(self, shape: Shape, first: int, last: int) -> bool:
         query = (

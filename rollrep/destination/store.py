@@ -40,7 +40,9 @@ class Store:
         self.folder = root / job
         self.mirror = self.folder / "mirror.db"
         self.staging = self.folder / "mirror.next.db"
+        self.changes = self.folder / "mirror.changes.db"
         self.incoming = self.folder / f"incoming.db{TEMPORARY}"
+        self.pages = self.folder / f"pages.db{TEMPORARY}"
         self.catalog = self.folder / "catalog.db"
         self.archive = self.folder / "archive"
         self.snapshots = self.folder / "snapshots"

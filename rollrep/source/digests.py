@@ -21,7 +21,7 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Shape
 from rollrep.core.tokens import bind_key, key_columns, make_key
-from rollrep.query import all_rows, find_row, one_value
+from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source.log import Meta
 from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key, scan_of
 from rollrep.wire import digests, messages
@@ -32,6 +32,8 @@ from rollrep.wire.messages import Batch, Key, KeyRange
 STRETCH_S = 0.03
 """how long the digest of one stretch may take, in seconds of its read transaction"""
 STRETCH_ROWS = 1 << 20
+MOST_SPARSE = 2
+"""keys of whole numbers of which at least one in so many is there are cut into groups by number"""
 MOST_PARTS = 8_192
 """of one answer, unless a single range has more"""
 
@@ -45,7 +47,7 @@ class Digests:
         self._db = db
         self._reader = reader
         self._utf8 = db.pragma("encoding") == "UTF-8"
-        self._stretch_rows: dict[int, int] = {}
+        self._stretch_rows: dict[tuple[int, int], int] = {}
         self._send_rows: dict[int, int] = {}
 
     def stretch(
@@ -63,8 +65,7 @@ class Digests:
         self, meta: Meta, shape: Shape, ranges: Sequence[KeyRange], group_rows: int, position: int
     ) -> tuple[Tail, tuple[messages.Groups, bytes] | None]:
         """The tail of the log, and digests of groups of rows within `ranges`.  Raises Gone."""
-        if group_rows < 1 or not ranges:
-            raise RollrepError(f"groups of {group_rows} rows in {len(ranges)} ranges are nothing to ask for")
+        _require_groups(group_rows, len(ranges))
         with self._parts(shape) as scan, self._image("groups_image"):
             tail, facts, answered = self._reader.with_tail(
                 meta, position, lambda: self._groups(scan, ranges, group_rows)
@@ -73,6 +74,21 @@ class Digests:
                 return tail, None
             image, packed = self._reader.pack("groups_image")
             return tail, (messages.Groups(shape.id, answered, facts, image), packed)
+
+    def stretch_in_groups(
+        self, meta: Meta, shape: Shape, after: Key | None, group_rows: int, position: int
+    ) -> tuple[Tail, tuple[messages.Groups, bytes] | None]:
+        """The tail of the log, and digests of groups of the rows that follow `after`.  Raises Gone."""
+        _require_groups(group_rows, 1)
+        with self._parts(shape) as scan, self._image("groups_image"):
+            tail, facts, found = self._reader.with_tail(
+                meta, position, lambda: self._stretch_in_groups(scan, after, group_rows)
+            )
+            if found is None:
+                return tail, None
+            rows, last_key = found
+            image, packed = self._reader.pack("groups_image")
+            return tail, (messages.Groups(shape.id, 1, facts, image, rows, last_key), packed)
 
     def rows(
         self, meta: Meta, shape: Shape, ranges: Sequence[KeyRange], position: int
@@ -102,9 +118,35 @@ class Digests:
             yield scan_of(self._db, shape, utf8=self._utf8)
 
     def _stretch(self, scan: Scan, after: Key | None) -> tuple[int, str, Key | None]:
+        began, limit = time.perf_counter(), self._limit(scan.shape, 0)
+        last_key = self._end_of_stretch(scan, after, limit)
+        self._ask(scan.shape, [KeyRange(after, last_key)])
+        self._db.execute(f"INSERT INTO {PART} SELECT 1, *, NULL, NULL FROM {ASKED}")
+        taken = [row for query in digests.passes(scan, LONG_BYTES) for row in all_rows(self._db, query)]
+        _, rows, digest = taken[0] if taken else (1, 0, b"")
+        if last_key:
+            self._learn_limit(scan.shape, 0, limit, time.perf_counter() - began)
+        return rows, digest.hex(), last_key
+
+    def _stretch_in_groups(self, scan: Scan, after: Key | None, group_rows: int) -> tuple[int, Key | None]:
+        began, limit = time.perf_counter(), self._limit(scan.shape, group_rows)
+        last_key = self._end_of_stretch(scan, after, limit)
+        self._groups(scan, [KeyRange(after, last_key)], group_rows)
+        if last_key:
+            self._learn_limit(scan.shape, group_rows, limit, time.perf_counter() - began)
+        return int(one_value(self._db, "SELECT ifnull(sum(rows), 0) FROM groups_image.groups")), last_key
+
+    def _limit(self, shape: Shape, group_rows: int) -> int:
+        return self._stretch_rows.get((shape.id, group_rows), FIRST_CHUNK_ROWS)
+
+    def _learn_limit(self, shape: Shape, group_rows: int, rows: int, spent_s: float) -> None:
+        """Rows are mostly like those before them: as many as a stretch may take."""
+        fitting = int(rows * STRETCH_S / max(1e-4, spent_s))
+        self._stretch_rows[shape.id, group_rows] = max(1, min(STRETCH_ROWS, rows * 4, fitting))
+
+    def _end_of_stretch(self, scan: Scan, after: Key | None, rows: int) -> Key | None:
+        """The key of the last of `rows` rows after `after`; None where there are not so many."""
         shape = scan.shape
-        began = time.perf_counter()
-        limit = self._stretch_rows.get(shape.id, FIRST_CHUNK_ROWS)
         if after is not None:
             check_key(shape, after)
         expressions, bound = bind_key(after or ())
@@ -112,19 +154,10 @@ class Digests:
         found = find_row(
             self._db,
             f"SELECT {tokens} FROM {scan.source} WHERE {digests.after_key(scan, expressions)}"
-            f" ORDER BY {', '.join(scan.key)} LIMIT 1 OFFSET {limit - 1}",
+            f" ORDER BY {', '.join(scan.key)} LIMIT 1 OFFSET {rows - 1}",
             bound,
         )
-        last_key = make_key(found) if found else None
-        self._ask(shape, [KeyRange(after, last_key)])
-        self._db.execute(f"INSERT INTO {PART} SELECT 1, *, NULL, NULL FROM {ASKED}")
-        taken = [row for query in digests.passes(scan, LONG_BYTES) for row in all_rows(self._db, query)]
-        _, rows, digest = taken[0] if taken else (1, 0, b"")
-        if found:
-            spent_s = max(1e-4, time.perf_counter() - began)
-            fitting = int(limit * STRETCH_S / spent_s)
-            self._stretch_rows[shape.id] = max(1, min(STRETCH_ROWS, limit * 4, fitting))
-        return rows, digest.hex(), last_key
+        return make_key(found) if found else None
 
     def _groups(self, scan: Scan, ranges: Sequence[KeyRange], group_rows: int) -> int:
         shape = scan.shape
@@ -163,22 +196,36 @@ class Digests:
                 f" WHERE p.span = ?1 ORDER BY {order}",
                 (span,),
             )
-        else:
-            one_more = f" ORDER BY {order} LIMIT 1 OFFSET {group_rows - 1}"
-            first = (
-                f"{into} SELECT ?1, 0, {keys} FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
-                f" WHERE p.span = ?1{one_more}"
+        elif not self._cut_by_number(scan, span, within, group_rows):
+            self._db.execute(
+                f"{into} SELECT ?1, 0, {', '.join(f'k{n}' for n in width)} FROM (SELECT"
+                f" {', '.join(f'{key} AS k{n}' for n, key in enumerate(scan.bare_key))},"
+                f" row_number() OVER (ORDER BY {order}) AS row FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
+                f" WHERE p.span = ?1) WHERE row % {group_rows:d} = 0 ORDER BY row",
+                (span,),
             )
-            upper = digests.inside(scan, lo_open=True, hi_open=asked.through is None)
-            beyond = digests.inside(scan, lo_open=False, hi_open=True, row="q", lower="hi")
-            following = (
-                f"{into} SELECT ?1, 0, {keys} FROM {PART} q CROSS JOIN {ASKED} p CROSS JOIN {scan.source}"
-                f" ON {beyond} AND {upper} WHERE q.n = ?2 AND p.span = ?1{one_more}"
-            )
-            self._db.execute(first, (span,))
-            while self._db.changes():
-                self._db.execute(following, (span, self._db.last_insert_rowid()))
         return int(one_value(self._db, f"SELECT ifnull(max(n), 0) FROM {PART}"))
+
+    def _cut_by_number(self, scan: Scan, span: int, within: str, group_rows: int) -> bool:
+        """Cuts a range of whole numbers into equal pieces, without looking at rows; False where many are missing."""
+        if scan.shape.without_rowid:
+            return False
+        key = scan.bare_key[0]
+        rows, first, last = one_row(
+            self._db,
+            f"SELECT count(*), min({key}), max({key}) FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
+            " WHERE p.span = ?",
+            (span,),
+        )
+        if rows == 0 or last - first >= MOST_SPARSE * rows:
+            return False
+        step = max(1, (last - first) * group_rows // rows)
+        self._db.execute(
+            f"INSERT INTO {PART}(span, hi_open, hi0) WITH RECURSIVE ends(k) AS (SELECT ?2 UNION ALL"
+            f" SELECT k + ?4 FROM ends WHERE k + ?4 < ?3) SELECT ?1, 0, k FROM ends WHERE k < ?3",
+            (span, first + step - 1, last, step),
+        )
+        return True
 
     def _rows(self, scan: Scan, ranges: Sequence[KeyRange]) -> tuple[int, int, Key | None]:
         shape = scan.shape
@@ -211,3 +258,9 @@ class Digests:
                 if end is not None:
                     check_key(shape, end)
             self._db.execute(*digests.ask_range(span, asked, shape.key_width))
+
+
+def _require_groups(group_rows: int, ranges: int) -> None:
+    """Raises RollrepError where what was asked for over the wire is nothing."""
+    if group_rows < 1 or ranges < 1:
+        raise RollrepError(f"groups of {group_rows} rows in {ranges} ranges are nothing to ask for")

@@ -5,6 +5,7 @@
     SendBatches      one short read transaction per batch
     SendChunk, SendStretch, SendGroups, SendRows
                      the log's tail and rows, or digests of rows, in one short read transaction
+    SendPages        the whole database in one read transaction, where the line is fast enough for that
     SendShadows      the log's tail and what differs of the shadow tables, in one read transaction
 
 Read-only towards the application's tables, never a checkpoint, no state that outlives the connection.
@@ -46,6 +47,7 @@ from rollrep.source.log import (
     read_meta,
     schema_version,
 )
+from rollrep.source.pages import go_by_pages, send_pages
 from rollrep.source.readded import tables_in_doubt
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
@@ -129,6 +131,7 @@ class _Server:
         self._schema_version = -1
         self._shapes: dict[int, Shape] = {}
         self._shadows: dict[str, Shape] = {}
+        self._by_pages = False
 
     def answer(self, message: messages.FromDestination) -> None:
         if isinstance(message, Hello):
@@ -142,6 +145,8 @@ class _Server:
                 self._send_batches(message)
             elif isinstance(message, messages.SendForgotten):
                 self._send_forgotten(self._db, message)
+            elif isinstance(message, messages.SendPages):
+                self._send_pages(self._db, message)
             elif isinstance(message, messages.SendShadows):
                 self._send_shadows(self._db, message)
             else:
@@ -221,6 +226,7 @@ class _Server:
         virtuals = virtual_tables(db, meta.include, meta.exclude)[0]
         layout = layout_of(db, shapes, meta.refused, meta.since, virtuals)
         self._digest = digest_of(layout)
+        self._by_pages = go_by_pages(db, layout)
         if hello.position and hello.schema_digest != self._digest:
             # Capture may have been made anew more than once since: what this destination has not seen begins
             # with the first.  Rows after that one belong to a schema it does not know.
@@ -297,6 +303,8 @@ class _Server:
         assert self._reader is not None and self._digests is not None, "hello was said"
         if isinstance(wanted, messages.SendChunk):
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
+        if isinstance(wanted, messages.SendStretch) and wanted.group_rows:
+            return self._digests.stretch_in_groups(meta, shape, wanted.after_key, wanted.group_rows, wanted.position)
         if isinstance(wanted, messages.SendStretch):
             tail, stretch = self._digests.stretch(meta, shape, wanted.after_key, wanted.position)
             return tail, (stretch, None) if stretch else None
@@ -316,6 +324,15 @@ class _Server:
             self.say(*found)
         else:
             self.say(messages.Done())
+
+    def _send_pages(self, db: apsw.Connection, wanted: messages.SendPages) -> None:
+        _, meta = self._greeted()
+        if wanted.schema_digest != self._digest or not is_current(db):
+            self.say(messages.Changed())
+            return
+        if self._by_pages:
+            send_pages(db, meta, lambda facts, pages: self.say(messages.Pages(facts, pages)), self.say)
+        self.say(messages.Done())
 
     def _send_shadows(self, db: apsw.Connection, wanted: messages.SendShadows) -> None:
         reader, meta = self._greeted()

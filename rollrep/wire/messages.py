@@ -159,12 +159,16 @@ class KeyRange(msgspec.Struct, frozen=True, array_like=True):
 
 class SendStretch(Message, frozen=True):
     """One digest of as many rows after `after_key` as a short read transaction allows, and the log after
-    `position`."""
+    `position`.
+
+    With `group_rows` the answer is Groups of so many rows each instead.
+    """
 
     shape: int
     after_key: Key | None
     position: int
     schema_digest: str
+    group_rows: int = 0
 
 
 class Stretch(Message, frozen=True):
@@ -191,12 +195,18 @@ class SendGroups(Message, frozen=True):
 
 
 class Groups(Message, frozen=True):
-    """The image's table `groups` covers the first `answered` of the ranges that were asked for."""
+    """The image's table `groups` covers the first `answered` of the ranges that were asked for.
+
+    Of a stretch that was asked for by its start, it covers the `rows` rows up to `last_key` (None: to the end of the
+    table) as one range.
+    """
 
     shape: int
     answered: int
     facts: Facts
     image: Image
+    rows: int = 0
+    last_key: Key | None = None
 
 
 class SendRows(Message, frozen=True):
@@ -216,6 +226,27 @@ class Rows(Message, frozen=True):
     answered: int
     last_key: Key | None
     facts: Facts
+    image: Image
+
+
+class SendPages(Message, frozen=True):
+    """The whole database by its pages, where that may be."""
+
+    schema_digest: str
+
+
+class Pages(Message, frozen=True):
+    """So many pages follow, in parts, as of `facts.head`; then Done, sooner where the line is too slow for them."""
+
+    facts: Facts
+    pages: int
+
+
+class PagePart(Message, frozen=True):
+    """Pages `first` and those that follow it, as `rollrep.wire.pages` packs them; what comes later counts."""
+
+    first: int
+    pages: int
     image: Image
 
 
@@ -290,10 +321,13 @@ class Shadows(Message, frozen=True):
 
 Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
-FromDestination = Hello | SendBatches | SendForgotten | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+FromDestination = (
+    Hello | SendBatches | SendForgotten | SendPages
+    | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+)  # fmt: skip
 FromSource = (
     Answer | Refusal | Batch | Bridge | Done | Overrun | Changed
-    | Chunk | Stretch | Groups | Rows | ShadowRows | Shadows
+    | Chunk | Stretch | Groups | Rows | Pages | PagePart | ShadowRows | Shadows
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()

@@ -147,6 +147,25 @@ class Session:
             else:
                 raise self._nonsense(message)
 
+    def ask_pages(self, wanted: messages.SendPages) -> messages.Pages | None:
+        """What is said of the pages that follow; None where rows have to travel.  Raises SchemaChanged."""
+        self._say(wanted)
+        message = self._hear()
+        if isinstance(message, messages.Pages):
+            return message
+        if isinstance(message, Done):
+            return None
+        if isinstance(message, messages.Changed):
+            raise SchemaChanged
+        raise self._nonsense(message)
+
+    def pages(self) -> Iterator[tuple[messages.PagePart, bytes]]:
+        """The pages that were said to follow, each part with its packed image; not all where the line is too slow."""
+        while not isinstance(message := self._hear(), Done):
+            if not isinstance(message, messages.PagePart):
+                raise self._nonsense(message)
+            yield message, self._image(message.image)
+
     def shadows(self, ask: messages.SendShadows) -> Iterator[tuple[Batch | ShadowRows, bytes] | Shadows]:
         """The log after `ask.position`, then what differs of the shadow tables, then Shadows.
 

@@ -1,0 +1,250 @@
+"""The mirror operation where the layout is as it was: what differs is gathered beside the mirror, and put in at once.
+
+    mirror.db, as it stands ──── compared with the source, table by table ────► mirror.changes.db
+                                                                                  rows that differ, as log rows
+    source's log from the first moment on ──────────────────────────────────────► log rows
+                                                                                  │
+    mirror.db ◄────────── one window of net replay, one transaction ──────────────┘
+
+Each answer is of one moment, and moments differ: but every change since the first one is in the log that came with
+the answers.  A key without a log row had one value all the while, and a key with one ends as its last log rows say.
+So all of it, replayed as one window, is the source at the head, and there only: a hole in the history, as behind
+every mirror operation.  Rows that were fetched stand before the log, under ids below zero.
+
+Readers keep the old mirror until the one commit, and the mirror is written once, in what changed.  The file beside
+it says how far each table is, so an operation that was cut goes on from there.  Where a table would have to be
+replayed in order (a REPLACE removed rows unseen), rows of several moments may collide: then this is given up.
+
+Knows: the mirror's tables, replay, sweeps, the wire's session.  Does not know: the catalog, lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import apsw
+import msgspec
+
+from rollrep.core.clock import monotonic_s
+from rollrep.core.nouns import Facts, Position
+from rollrep.destination.container import disk_room, unpack
+from rollrep.destination.images import attach_log
+from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.moved import Copied, Moved, Progress
+from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.shadow_pull import ShadowPull
+from rollrep.destination.store import Store
+from rollrep.destination.sweep import Sweep
+from rollrep.query import find_row, one_value
+from rollrep.wire.images import log_table, log_width
+from rollrep.wire.messages import Answer, Key, KeyRange
+from rollrep.wire.session import SchemaChanged, Session, Tail
+
+RUNG = "digests"
+FIRST_ID = -(1 << 60)
+"""of the rows that were fetched: below all log rows"""
+CACHE_KIB = 16_384
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """How far an operation is; it moves in the transaction of what it is about."""
+
+    base: Position
+    """of the mirror that is compared: what was gathered fits to no other"""
+    schema_digest: str
+    line: int
+    reason: str
+    began_after: int
+    """where the hole begins"""
+    position: Position
+    """up to where the log was gathered"""
+    next_id: int = FIRST_ID
+    done: tuple[int, ...] = ()
+    """shape ids"""
+    doing: int = 0
+    after: Key | None = None
+    moved: tuple[tuple[str, int], ...] = ()
+    """rows that were fetched of each table that is done"""
+
+
+class InPlace:
+    """One operation on the mirror that `state` describes, begun or taken up again."""
+
+    def __init__(self, store: Store, state: State, progress: Progress) -> None:
+        self._store = store
+        self._state = state
+        self._progress = progress
+        self._shapes = {shape.id: shape for shape in state.layout.shapes}
+        self._db: apsw.Connection | None = None
+        self._reached: Reached | None = None
+        self._sweep: Sweep | None = None
+        self._doing = Moved("", RUNG)
+        self.copied = Copied()
+
+    def take_up(self) -> Reached | None:
+        """How far an operation is that was cut; None where there is none for this mirror."""
+        if not self._store.changes.is_file():
+            return None
+        found = None
+        with contextlib.suppress(apsw.SQLError, apsw.NotADBError, apsw.CorruptError, msgspec.DecodeError):
+            self._open()
+            row = find_row(self.db, "SELECT body FROM batch.reached")
+            found = msgspec.json.decode(row[0], type=Reached) if row else None
+        if found is None or (found.base, found.schema_digest) != (self._state.position, self._state.schema_digest):
+            self.discard()
+            return None
+        self._reached = found
+        return found
+
+    def begin(self, answer: Answer, line: int, position: Position, after: int) -> None:
+        """`position` is where the source's log is followed from, `after` where the hole begins; line 0: a new one."""
+        self.discard()
+        with disk_room(self._store.changes), contextlib.closing(apsw.Connection(str(self._store.changes))) as side:
+            for pragma in (f"encoding = '{self._state.layout.encoding}'", "journal_mode = WAL", "synchronous = NORMAL"):
+                side.execute(f"PRAGMA {pragma}").fetchall()
+            side.execute(log_table("log", log_width(self._state.layout.shapes)))
+            side.execute("CREATE TABLE reached(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
+        self._open()
+        base, digest = self._state.position, self._state.schema_digest
+        self._write(Reached(base, digest, line, answer.reason, after, position))
+
+    def compare(self, session: Session) -> None:
+        """Gathers what differs of every table that is not done.  Raises SchemaChanged and LogOverrun."""
+        for shape in self._state.layout.shapes:
+            if shape.id in self.reached.done:
+                continue
+            if self.reached.doing != shape.id:
+                self._write(msgspec.structs.replace(self.reached, doing=shape.id, after=None))
+            began, bytes_before = monotonic_s(), session.bytes_received
+            self._doing = Moved(shape.table, RUNG)
+            self._sweep = Sweep(session, self.db, shape, self._state.schema_digest, self.reached.position.id, self)
+            self._sweep.run(self.reached.after)
+            self._doing.bytes, self._doing.seconds = session.bytes_received - bytes_before, monotonic_s() - began
+            self.copied.tables.append(self._doing)
+
+    def finish(self, session: Session, answer: Answer, commit: Callable[[Facts], int]) -> State:
+        """Gathers the rest of the log, up to a commit of the source, and puts all of it into the mirror.
+
+        `commit` is called inside that transaction, and says which line the mirror is then of.  Raises OrderNeeded
+        where rows of different moments may collide, and as the session does.
+        """
+        for batch, packed in session.batches(self.reached.position.id, answer.facts.head.id):
+            self.take_tail((batch, packed))
+        facts = answer.facts
+        shadows = ShadowPull(self._store, self.db, self._state) if self._state.layout.virtuals else None
+        try:
+            if shadows:
+                seen_at = self.reached.began_after if self.reached.line else 0
+                for found in shadows.ask_until_complete(session, self.reached.position.id, seen_at):
+                    if found.tail:
+                        self.take_tail(found.tail)
+                    facts = found.facts or facts
+                shadows.attach()
+            return self._commit(facts, answer, shadows, commit)
+        finally:
+            if shadows:
+                shadows.detach()
+                shadows.close()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def discard(self) -> None:
+        """Forgets what was gathered; the mirror is untouched."""
+        self.close()
+        remove_database(self._store.changes)
+
+    # what a sweep gives
+
+    def take_tail(self, tail: Tail) -> int:
+        """Log rows that follow what was gathered, or overlap with it."""
+        assert tail is not None, "there is something to take"
+        batch, packed = tail
+        if not {shape.id for shape in batch.shapes} <= self._shapes.keys():
+            raise SchemaChanged
+        attach_log(self.db, unpack(packed, batch.image.raw_bytes), batch.first, batch.last, batch.shapes, name="image")
+        reached = self.reached.position.id
+        if batch.last > reached:
+            columns = ", ".join(["id", "at", "shape", "op", *(f"v{n}" for n in range(log_width(batch.shapes)))])
+            with self._gathering():
+                self.db.execute(
+                    f"INSERT INTO batch.log({columns}) SELECT {columns} FROM image.log WHERE id > ?", (reached,)
+                )
+                self.copied.operations += self.db.changes()
+                position = Position(batch.epoch, batch.last, batch.proof)
+                self._write(msgspec.structs.replace(self.reached, position=position))
+        return self.reached.position.id
+
+    def take_rows(self, ranges: Sequence[KeyRange], bytes_packed: int) -> None:
+        assert self._sweep is not None, "rows come of a sweep"
+        with self._gathering():
+            rows = self._sweep.replace(self.reached.doing, ranges, self.reached.next_id)
+            next_id = int(one_value(self.db, "SELECT max(id) FROM batch.log WHERE id < 0") or FIRST_ID - 1) + 1
+            self._write(msgspec.structs.replace(self.reached, next_id=next_id))
+        self._doing.rows += rows
+
+    def settled(self, after: Key | None, rows: int) -> None:
+        reached = msgspec.structs.replace(self.reached, after=after)
+        if after is None:
+            reached = msgspec.structs.replace(reached, doing=0, done=(*reached.done, reached.doing))
+        self._write(reached)
+        self._progress(self._doing.table, rows)
+
+    # inside
+
+    @property
+    def db(self) -> apsw.Connection:
+        assert self._db is not None, "the operation has begun"
+        return self._db
+
+    @property
+    def reached(self) -> Reached:
+        assert self._reached is not None, "the operation has begun"
+        return self._reached
+
+    def _open(self) -> None:
+        self._db = open_mirror(self._store.mirror)
+        self._db.execute("DETACH batch")
+        self._db.execute("ATTACH ? AS batch", (str(self._store.changes),))
+        self._db.execute("ATTACH ':memory:' AS image")
+        self._db.execute("PRAGMA batch.synchronous = NORMAL").fetchall()
+        self._db.execute(f"PRAGMA batch.cache_size = -{CACHE_KIB}").fetchall()
+
+    @contextlib.contextmanager
+    def _gathering(self) -> Iterator[None]:
+        """What was gathered and how far the operation is, together."""
+        before = self._reached
+        try:
+            with transaction(self.db):
+                yield
+        except BaseException:
+            self._reached = before
+            raise
+
+    def _write(self, reached: Reached) -> None:
+        self.db.execute(
+            "INSERT OR REPLACE INTO batch.reached(only_row, body) VALUES (1, ?)",
+            (msgspec.json.encode(reached).decode(),),
+        )
+        self._reached = reached
+
+    def _commit(
+        self, facts: Facts, answer: Answer, shadows: ShadowPull | None, commit: Callable[[Facts], int]
+    ) -> State:
+        replay = Replay(self.db, self._shapes, net_only=True, finished=True)
+        with transaction(self.db):
+            replay.window(FIRST_ID, facts.head.id)
+            replay.finish()
+            if shadows:
+                shadows.put()
+            apply_facts(self.db, facts, self._state.layout.shapes)
+            state = msgspec.structs.replace(
+                self._state, position=facts.head, time=facts.time, line=commit(facts), virtual_as_of=None,
+                database_id=answer.database_id, instance=answer.instance,
+            )  # fmt: skip
+            write_state(self.db, state)
+        return state

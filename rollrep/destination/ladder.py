@@ -1,0 +1,261 @@
+"""The ladder of a mirror operation: which rung it takes, and what the catalog learns of it.
+
+    layout as it was        compared in place; where rows would have to be replayed in order, in a staging mirror
+    another layout          a staging mirror: tables whose capture was interrupted are copied, the others kept
+    no mirror               a staging mirror: all tables are copied
+
+Where the source's history is another one, the old line is kept first, by a snapshot; where the schema changed, what
+was logged before.  Afterwards the catalog has a hole, or a line of its own begins.
+
+Knows: the operations, the archive, the catalog.  Does not know: resuming, snapshots that are due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Protocol
+
+import msgspec
+
+from rollrep.core.nouns import Facts, Point, Position
+from rollrep.destination.archive import Archive
+from rollrep.destination.catalog import Catalog, Hole, Line
+from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
+from rollrep.destination.in_place import InPlace, Reached
+from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.mirroring import Mirroring, transaction
+from rollrep.destination.moved import Copied
+from rollrep.destination.pace import Pace
+from rollrep.destination.recording import record_points
+from rollrep.destination.remembered import known_lasting
+from rollrep.destination.replay import OrderNeeded, Replay
+from rollrep.destination.shadow_archive import ShadowArchive
+from rollrep.destination.snapshots import take_snapshot
+from rollrep.destination.store import Store
+from rollrep.wire.messages import Answer
+from rollrep.wire.session import LogOverrun, SchemaChanged, Session
+
+MOST_RESTARTS = 8
+"""how often one pull begins its mirror operation anew before it says that it can't keep up"""
+
+
+class SayHello(Protocol):
+    def __call__(self, state: State | None, position: Position | None, *, again: bool = False) -> Answer: ...
+
+
+class Ladder:
+    """The mirror operation of one pull."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        session: Session,
+        hello: SayHello,
+        pace: Pace,
+        database: str,
+        *,
+        requested: bool,
+        stop_on_history_lost: bool,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._archive = Archive(store, catalog)
+        self._seen = ShadowArchive(store, catalog)
+        self._session = session
+        self._hello = hello
+        self._pace = pace
+        self._database = database
+        self._requested = requested
+        self._stop_on_history_lost = stop_on_history_lost
+        self._mirroring = Mirroring(store, pace.count)
+        self._in_place: InPlace | None = None
+        self.copied = Copied()
+        self.point: Point | None = None
+        """the one that stands where the mirror is then, if one does"""
+
+    def take_up_staged(self) -> State | None:
+        """The state of an operation that was cut.  One that was whole is published."""
+        staged = self._mirroring.take_up()
+        if staged and not staged.reason:
+            # It was whole when the process died: only the publishing may be missing.
+            self._mirroring.publish()
+            return None
+        return staged
+
+    def take_up_in_place(self, state: State) -> Reached | None:
+        """How far an operation on this mirror is that was cut."""
+        self._in_place = InPlace(self._store, state, self._pace.count)
+        reached = self._in_place.take_up()
+        if reached is None:
+            self._in_place = None
+        return reached
+
+    def discard(self) -> None:
+        """Forgets what was under way; the mirror is untouched."""
+        self._mirroring.discard()
+        if self._in_place:
+            self._in_place.discard()
+            self._in_place = None
+
+    def close(self) -> None:
+        self._mirroring.close()
+        if self._in_place:
+            self._in_place.close()
+
+    def mirror(self, answer: Answer, state: State | None, staged: State | None) -> State:
+        """Mirrors again from `answer`; `staged` is what was taken up.
+
+        Raises CannotKeepUp where the source writes faster than it can be copied.
+        """
+        in_place = state is not None and staged is None and answer.layout is None
+        for _ in range(MOST_RESTARTS):
+            self._pace.hello(answer)
+            try:
+                if state and in_place:
+                    return self._mirror_in_place(answer, state)
+                return self._mirror_staged(answer, state, staged)
+            except OrderNeeded:
+                in_place = False
+            except LogOverrun:
+                pass
+            self.discard()
+            staged = None
+            position = self._archive.end(state.position, state.line) if state else None
+            answer = self._hello(state, position, again=True)
+            if answer.kind != "mirror":
+                answer = msgspec.structs.replace(answer, kind="mirror", reason="requested")
+            in_place = in_place and answer.layout is None
+        self._pace.hello(answer)
+        raise self._pace.cannot_keep_up(self._store.job, self._database, known_lasting(self._catalog))
+
+    def _mirror_in_place(self, answer: Answer, state: State) -> State:
+        operation = self._in_place
+        if operation is None:
+            self._keep_old_line(state, answer)
+            operation = self._in_place = InPlace(self._store, state, self._pace.count)
+            operation.begin(answer, *self._where_it_begins(answer, state))
+        reached = operation.reached
+
+        def commit(facts: Facts) -> int:
+            # Before the mirror's commit: it never stands behind a hole that the catalog does not know.
+            return self._line_of(reached.line, reached.began_after, reached.reason, facts)
+
+        try:
+            operation.compare(self._session)
+            last = self._hello(state, operation.reached.position, again=True)
+            if last.kind == "mirror":
+                raise LogOverrun(last.oldest)
+            done = operation.finish(self._session, last, commit)
+        except SchemaChanged as changed:
+            # What was gathered is of another layout; the next hello says which.
+            raise LogOverrun(0) from changed
+        operation.discard()
+        self._in_place = None
+        self.copied = operation.copied
+        self._seen.drop_beyond(done.line, reached.began_after)
+        self._seen.begin(done.line, done.position.id, done.layout.virtuals)
+        return done
+
+    def _line_of(self, line: int, began_after: int, reason: str, facts: Facts) -> int:
+        """The line that the operation leads to: a new one, or the old one with a hole."""
+        self.point = facts.point
+        if line == 0:
+            return self._catalog.begin_line(facts.head.epoch, reason).line
+        if facts.head.id > began_after:
+            self._catalog.add_hole(Hole(line, began_after, facts.head.id, reason))
+        return line
+
+    def _mirror_staged(self, answer: Answer, state: State | None, staged: State | None) -> State:
+        if staged is None:
+            self._keep_old_line(state, answer)
+            self._archive_old_schema(state, answer)
+            staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
+            if answer.reason == "schema" and state:
+                staged = self._replay_archived(state, staged)
+            elif not staged.compares:
+                staged = self._fetch_pages(staged, sum(answer.rows.values()))
+        elif answer.reason == "schema":
+            staged = self._mirroring.change_schema(staged, answer)
+        while True:
+            try:
+                staged = self._mirroring.copy_tables(self._session, staged)
+                last = self._hello(staged, staged.position, again=True)
+                if last.kind != "mirror":
+                    return self._publish(staged, last)
+                if last.reason != "schema":
+                    raise LogOverrun(last.oldest)
+            except SchemaChanged:
+                staged = self._mirroring.reached()
+                last = self._hello(staged, staged.position, again=True)
+                if last.kind == "mirror" and last.reason != "schema":
+                    raise LogOverrun(last.oldest) from None
+            if last.kind == "mirror":
+                staged = self._mirroring.change_schema(staged, last)
+
+    def _fetch_pages(self, staged: State, rows: int) -> State:
+        try:
+            return self._mirroring.fetch_pages(self._session, staged, rows)
+        except SchemaChanged:
+            return staged
+
+    def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
+        """(line, position to chase the log from, last log id before the hole)."""
+        head = answer.facts.head
+        if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
+            newest = self._catalog.newest_line()
+            archived = self._catalog.archived_through(newest.line) if newest else 0
+            if state is None and newest and newest.epoch == head.epoch and archived < head.id:
+                return newest.line, head, archived
+            return 0, head, head.id
+        after = self._archive.end(state.position, state.line).id
+        if answer.reason == "requested" and head.id == after:
+            # Rows may become what no logged operation made of them, and no gap in the archive would say so.
+            return 0, head, head.id
+        return state.line, state.position if answer.reason == "schema" else head, after
+
+    def _keep_old_line(self, state: State | None, answer: Answer) -> None:
+        """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
+        if state is None:
+            return
+        if self._stop_on_history_lost and not self._requested:
+            refuse_another_history(answer)
+        if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
+            record_points(self._catalog, self._archive, state, [])
+            take_snapshot(self._store, self._catalog)
+
+    def _archive_old_schema(self, state: State | None, answer: Answer) -> None:
+        """What was logged before the schema changed is archived first: points before the change stay exact."""
+        if state is None or answer.reason != "schema" or answer.layout is None:
+            return
+        archived = self._archive.end(state.position, state.line)
+        before_change = min(answer.layout.since - 1, answer.facts.head.id)
+        if before_change <= archived.id:
+            return
+        line = Line(state.line, state.position.epoch)
+        with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
+            for batch, packed in self._session.batches(archived.id, before_change):
+                self._archive.add(mirror, line, batch, packed, None)
+
+    def _replay_archived(self, state: State, staged: State) -> State:
+        """A changed schema begins from what was archived under the old one."""
+        old = {shape.id: shape for shape in state.layout.shapes if shape.id in staged.copied}
+        db = self._mirroring.db
+        replay = Replay(db, old, in_order=True, ignore_unknown=True)
+        for segment in self._catalog.segments_after(state.line, state.position.id):
+            holds = self._archive.attach(db, segment)
+            with transaction(db):
+                replay.window(max(holds.first, staged.position.id + 1), holds.last)
+                staged = msgspec.structs.replace(staged, position=Position(holds.epoch, holds.last, holds.proof))
+                write_state(db, staged)
+        return staged
+
+    def _publish(self, staged: State, last: Answer) -> State:
+        staged, facts = self._mirroring.replay_rest(self._session, staged, last)
+        line = self._line_of(staged.line, staged.began_after, staged.reason, facts)
+        done = self._mirroring.finish(msgspec.structs.replace(staged, line=line), facts, last.instance)
+        self._mirroring.publish()
+        self.copied = self._mirroring.copied
+        self._seen.drop_beyond(done.line, staged.began_after)
+        self._seen.begin(done.line, done.position.id, done.layout.virtuals)
+        return done

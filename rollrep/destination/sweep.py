@@ -1,0 +1,260 @@
+"""One sweep over a table of a mirror: digests in key order, and the rows of whatever differs, all in one stream.
+
+    ask ──► stretch ─ equal ─ equal ─ differs ──► groups of 512 ──► groups of 8 ──► their rows
+            groups of 8 from the start            where changes lie all over the last stretch
+            rows from the start                   where most groups of the last stretch differ
+
+The source is never idle: the next stretch is asked for before our digest of this one is taken, and an answer may be
+of a later moment than the one before.  The mirror is not moved meanwhile, so a range that is equal was equal at the
+moment of that answer; whoever takes what comes replays the log from the first moment on over all of it.
+
+Knows: the wire's session, parts.  Does not know: what is done with rows, where the log's tail goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import apsw
+import msgspec
+
+from rollrep.core.errors import VerifyFailed
+from rollrep.core.nouns import Shape
+from rollrep.destination.container import unpack
+from rollrep.destination.images import attach_groups, attach_rows
+from rollrep.destination.parts import Differing, Parts
+from rollrep.wire.messages import Ask, Groups, Key, KeyRange, Rows, SendGroups, SendRows, SendStretch, Stretch
+from rollrep.wire.session import Session, Tail
+
+COARSE, FINE = 512, 8
+"""rows of a group; of what differs within the fine ones all rows are fetched, unless they are wide"""
+WIDE_BYTES = 512
+"""packed; groups of wider rows are looked into row by row"""
+SCATTERED = 0.8
+"""when so large a part of the coarse groups of a stretch differs, the next stretch begins with fine ones"""
+MOSTLY = 0.6
+"""when so large a part of the fine ones differs, what follows is given whole"""
+MOST_WHOLE = 7
+"""so many images of rows, before it is looked again"""
+MOST_RANGES = 512
+MOST_ASKED_BYTES = 16_384
+"""of keys in one question, where more than one key is larger than that: two questions may lie in a pipe of 64 KiB"""
+MOST_ASKED = 2
+"""questions that are under way at once"""
+
+
+class Taker(Protocol):
+    """Where what a sweep finds goes."""
+
+    def take_tail(self, tail: Tail) -> int:
+        """The log that came with an answer; gives the log id that is reached."""
+
+    def take_rows(self, ranges: Sequence[KeyRange], bytes_packed: int) -> None:
+        """`chunk.rows` holds all rows of the source within `ranges`."""
+
+    def settled(self, after: Key | None, rows: int) -> None:
+        """Everything up to this key was compared and taken; None: the whole table."""
+
+
+@dataclasses.dataclass
+class _Wanted:
+    """A question, and what it belongs to."""
+
+    ask: Ask
+    kind: type[Stretch] | type[Groups] | type[Rows]
+    stretch: int
+    ranges: list[KeyRange] = dataclasses.field(default_factory=list)
+    level: int = 0
+
+    @property
+    def is_small(self) -> bool:
+        keys = (key for span in self.ranges for key in (span.after, span.through) if key)
+        return sum(len(token) for key in keys for token in key) <= MOST_ASKED_BYTES
+
+
+class Sweep:
+    """Sweeps one table of `db`, which is not in a transaction and stays as it is meanwhile."""
+
+    def __init__(
+        self, session: Session, db: apsw.Connection, shape: Shape, schema_digest: str, position: int, taker: Taker
+    ) -> None:
+        self._session = session
+        self._db = db
+        self._shape = shape
+        self._schema_digest = schema_digest
+        self._position = position
+        self._taker = taker
+        self._parts = Parts(db, shape)
+        self._next_is: int | None = None
+        """rows of a group in the stretch that is asked for next; None: one digest of all, 0: its rows"""
+        self._whole_left = 0
+        self._is_wide = False
+        self._waiting: deque[_Wanted] = deque()
+        self._asked: deque[_Wanted] = deque()
+        self._open: dict[int, int] = {}
+        """how many questions of each stretch are not settled, the oldest stretch first"""
+        self._ends: dict[int, tuple[Key | None, int]] = {}
+        self._stretches = 0
+
+    def run(self, after: Key | None) -> None:
+        """Sweeps what follows `after`.  Raises SchemaChanged and LogOverrun as the session does."""
+        try:
+            self._next(after)
+            while self._asked:
+                self._hear()
+                self._say()
+        finally:
+            self._parts.close()
+
+    def replace(self, shape_id: int, ranges: Sequence[KeyRange], first_id: int) -> int:
+        """Notes in `batch.log` what makes the mirror's rows within `ranges` those of `chunk.rows`; how many."""
+        return self._parts.note_changes(shape_id, ranges, first_id)
+
+    def _hear(self) -> None:
+        wanted = self._asked.popleft()
+        assert isinstance(wanted.ask, SendStretch | SendGroups | SendRows), "only these are asked"
+        kind: type[Any] = wanted.kind
+        tail, found = self._session.read(wanted.ask.position, kind)
+        if tail:
+            self._position = self._taker.take_tail(tail)
+        if found is None:
+            # So much was logged that it filled an answer; what was wanted comes next.
+            self._waiting.appendleft(wanted)
+            return
+        said, packed = found
+        if isinstance(said, Stretch):
+            self._take_stretch(wanted, said)
+        elif isinstance(said, Groups):
+            self._take_groups(wanted, said, unpack(packed, said.image.raw_bytes))
+        elif isinstance(said, Rows):
+            self._take_rows(wanted, said, packed)
+        self._close(wanted.stretch)
+
+    def _say(self) -> None:
+        while self._waiting and (not self._asked or (len(self._asked) < MOST_ASKED and self._waiting[0].is_small)):
+            wanted = self._waiting.popleft()
+            wanted.ask = msgspec.structs.replace(wanted.ask, position=self._position)
+            self._session.ask(wanted.ask)
+            self._asked.append(wanted)
+
+    def _next(self, after: Key | None) -> None:
+        stretch = self._stretches
+        self._stretches += 1
+        if self._next_is == 0:
+            self._whole_left -= 1
+            if self._whole_left == 0:
+                self._next_is = FINE
+            self._want_rows(stretch, [KeyRange(after, None)])
+        else:
+            ask = SendStretch(self._shape.id, after, 0, self._schema_digest, self._next_is or 0)
+            span = KeyRange(after, None)
+            self._want(_Wanted(ask, Groups if self._next_is else Stretch, stretch, [span], self._next_is or 0))
+        self._say()
+
+    def _want(self, wanted: _Wanted) -> None:
+        self._open[wanted.stretch] = self._open.get(wanted.stretch, 0) + 1
+        self._waiting.append(wanted)
+
+    def _close(self, stretch: int) -> None:
+        self._open[stretch] -= 1
+        while self._open and self._open[oldest := min(self._open)] == 0:
+            del self._open[oldest]
+            self._taker.settled(*self._ends.pop(oldest))
+
+    def _end(self, wanted: _Wanted, last_key: Key | None, rows: int) -> KeyRange:
+        """The range of a stretch whose end is known now; the next one is asked for."""
+        self._ends[wanted.stretch] = (last_key, rows)
+        if last_key is not None:
+            self._next(last_key)
+        return KeyRange(wanted.ranges[0].after, last_key)
+
+    def _take_stretch(self, wanted: _Wanted, said: Stretch) -> None:
+        span = self._end(wanted, said.last_key, said.rows)
+        if self._parts.digest_of(span) == (said.rows, said.digest):
+            return
+        if said.rows > 2 * COARSE:
+            self._want_groups(wanted.stretch, [span], COARSE)
+        elif said.rows > 2 * FINE:
+            self._want_groups(wanted.stretch, [span], FINE)
+        else:
+            self._want_rows(wanted.stretch, [span])
+
+    def _take_groups(self, wanted: _Wanted, said: Groups, raw: bytes) -> None:
+        is_stretch = isinstance(wanted.ask, SendStretch)
+        asked = wanted.ranges[: said.answered]
+        if not asked:
+            raise VerifyFailed("the source answered nothing of what it was asked for")
+        attach_groups(self._db, raw, self._shape)
+        if is_stretch:
+            asked = [self._end(wanted, said.last_key, said.rows)]
+        elif left := wanted.ranges[said.answered :]:
+            self._want_groups(wanted.stretch, left, wanted.level)
+        self._parts.take_groups(asked, wanted.level)
+        found = self._parts.differing()
+        self._learn(wanted.level, found, is_stretch=is_stretch)
+        if not found.ranges:
+            return
+        if wanted.level > FINE:
+            self._want_groups(wanted.stretch, found.ranges, FINE)
+        elif wanted.level == FINE and self._is_wide:
+            self._want_groups(wanted.stretch, found.ranges, 1)
+        else:
+            self._want_rows(wanted.stretch, found.ranges)
+
+    def _learn(self, level: int, found: Differing, *, is_stretch: bool) -> None:
+        """How the stretch after the next begins, by where the changes of this one lie."""
+        share = found.parts / max(1, found.of)
+        if level == COARSE and share >= SCATTERED:
+            self._next_is = FINE
+        elif is_stretch and not found.parts:
+            self._next_is = None
+        elif is_stretch and share >= MOSTLY:
+            self._next_is, self._whole_left = 0, MOST_WHOLE
+
+    def _take_rows(self, wanted: _Wanted, said: Rows, packed: bytes) -> None:
+        whole, left = wanted.ranges[: said.answered], wanted.ranges[said.answered :]
+        from_start = wanted.stretch not in self._ends
+        if said.last_key is not None and left:
+            whole.append(KeyRange(left[0].after, said.last_key))
+            left[0] = KeyRange(said.last_key, left[0].through)
+        if not whole:
+            raise VerifyFailed("the source answered nothing of what it was asked for")
+        if from_start:
+            self._end(wanted, said.last_key, said.rows)
+        elif left:
+            self._want_rows(wanted.stretch, left)
+        if said.rows:
+            self._is_wide = len(packed) > WIDE_BYTES * said.rows
+        attach_rows(self._db, unpack(packed, said.image.raw_bytes), self._shape)
+        self._taker.take_rows(whole, len(packed))
+
+    def _want_groups(self, stretch: int, ranges: Sequence[KeyRange], level: int) -> None:
+        for some in _slices(ranges):
+            ask = SendGroups(self._shape.id, tuple(some), level, 0, self._schema_digest)
+            self._want(_Wanted(ask, Groups, stretch, some, level))
+
+    def _want_rows(self, stretch: int, ranges: Sequence[KeyRange]) -> None:
+        for some in _slices(ranges):
+            self._want(_Wanted(SendRows(self._shape.id, tuple(some), 0, self._schema_digest), Rows, stretch, some))
+
+
+def _slices(ranges: Sequence[KeyRange]) -> list[list[KeyRange]]:
+    """`ranges` in pieces that are small enough to be asked for at once.
+
+    >>> few = [KeyRange(("i:1",), ("i:2",))] * 600
+    >>> [len(some) for some in _slices(few)]
+    [512, 88]
+    """
+    found: list[list[KeyRange]] = []
+    size = 0
+    for span in ranges:
+        added = sum(len(token) for key in (span.after, span.through) if key for token in key)
+        size += added
+        if not found or size > MOST_ASKED_BYTES or len(found[-1]) == MOST_RANGES:
+            found.append([])
+            size = added
+        found[-1].append(span)
+    return found
