@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pair import FollowedPair
 from ssh_servers import EmbeddedServer, OpensshServer, openssh_server, paramiko_server
 
 
@@ -21,3 +22,11 @@ def embedded_ssh(tmp_path: Path) -> Iterator[EmbeddedServer]:
     """An SSH server in this process, by paramiko."""
     with paramiko_server(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> FollowedPair:
+    """A source with one small table, and its mirror."""
+    made = FollowedPair(tmp_path)
+    made.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
+    return made

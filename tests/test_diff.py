@@ -213,14 +213,11 @@ def test_script_works_when_rows_swap_values_that_must_be_unique(tmp_path: Path) 
 def test_script_leads_from_point_to_point_when_applications_are_random(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed + 2000, tmp_path, monkeypatch)
-    try:
+    with Life(seed + 2000, tmp_path, monkeypatch) as life:
         for _ in range(5):
             life.rng.choice([life.write, life.pull_while_writing, life.point])()
             life.pull()
         life.compare()
-    finally:
-        life.close()
     with Catalog(life.store.catalog) as catalog:
         points = restorable(catalog)
         for one, other in [life.rng.sample(points, 2) for _ in range(2)] if len(points) > 1 else []:

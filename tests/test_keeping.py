@@ -114,8 +114,7 @@ def test_points_younger_than_operations_stay_when_anything_is_pruned_again_and_a
 def test_every_pinned_point_equals_the_source_when_all_else_is_pruned(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed + 5000, tmp_path, monkeypatch)
-    try:
+    with Life(seed + 5000, tmp_path, monkeypatch) as life:
         for _ in range(life.rng.randrange(5, 9)):
             life.rng.choice([life.write, life.pull_while_writing, life.point, life.compare])()
         life.write()
@@ -139,18 +138,6 @@ def test_every_pinned_point_equals_the_source_when_all_else_is_pruned(
         life.write()
         life.compare()
         assert life.compare_points() > 0
-    except BaseException:
-        print("\n".join(life.said))
-        raise
-    finally:
-        life.close()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> FollowedPair:
-    made = FollowedPair(tmp_path)
-    made.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
-    return made
 
 
 def grown(pair: FollowedPair, count: int) -> list[tuple[int, Path]]:

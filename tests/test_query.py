@@ -53,15 +53,12 @@ def write_restored(life: Life, catalog: Catalog, chosen: Plan, output: Path) -> 
 def test_past_equals_the_source_as_it_was_when_applications_are_random(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed + 1000, tmp_path, monkeypatch)
-    try:
+    with Life(seed + 1000, tmp_path, monkeypatch) as life:
         moves = [life.write, life.pull_while_writing, life.point, life.compare]
         for _ in range(life.rng.randrange(5, 9)):
             life.rng.choice(moves)()
         life.write()
         life.compare()
-    finally:
-        life.close()
     compared = 0
     with Catalog(life.store.catalog) as catalog:
         points = restorable(catalog)

@@ -20,13 +20,13 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.destination import rebuild
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.mirroring import remove_database
 from rollrep.destination.notes import read_note
 from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restorable
-from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
 
 
@@ -50,8 +50,7 @@ def points_in(store: Store) -> list[CatalogPoint]:
 def test_every_point_restores_when_the_catalog_was_made_again(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed + 7000, tmp_path, monkeypatch)
-    try:
+    with Life(seed + 7000, tmp_path, monkeypatch) as life:
         moves = [life.write, life.pull_while_writing, life.point, life.compare, life.pull]
         for _ in range(life.rng.randrange(5, 10)):
             if life.rng.random() < 0.2:
@@ -91,18 +90,6 @@ def test_every_point_restores_when_the_catalog_was_made_again(
         life.point()
         life.compare()
         assert life.compare_points() > 0
-    except BaseException:
-        print("\n".join(life.said))
-        raise
-    finally:
-        life.close()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> FollowedPair:
-    made = FollowedPair(tmp_path)
-    made.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
-    return made
 
 
 def test_label_and_pin_come_back_when_the_catalog_was_made_again(pair: FollowedPair) -> None:
@@ -159,7 +146,7 @@ def test_younger_segment_is_used_when_two_overlap(pair: FollowedPair) -> None:
         assert plan(catalog, point).snapshot == made
     # The mirror is as it was there, and pulls more than the segment that was lost held.
     remove_database(pair.store.mirror)
-    unpack_snapshot(pair.store, made, pair.store.mirror)
+    unpack_snapshot(pair.store, (made,), pair.store.mirror)
     pair.do("INSERT INTO t VALUES (77, 77)")
     end = pair.point_pulled()
     older.write_bytes(kept)

@@ -23,7 +23,7 @@ import pytest
 from sources import Application, copy_source, pull_once, recompute
 
 from rollrep.core.errors import MirrorNeeded, Temporary
-from rollrep.destination import indexes
+from rollrep.destination import changes, indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.restore import plan, restorable, restore
@@ -49,6 +49,9 @@ class Life:
         monkeypatch.setattr(reader, "IMAGE_ROWS", image_rows)
         monkeypatch.setattr(puller, "WINDOW_ROWS", self.rng.choice([1, 13, 100, 65_536]))
         monkeypatch.setattr(indexes, "LEAST_CHANGES", self.rng.choice([1, 20_000]))
+        # A whole snapshot of so small a database is hardly larger than a change.
+        monkeypatch.setattr(changes, "LARGEST_SHARE", self.rng.choice([0.5, 1000.0, 1000.0]))
+        monkeypatch.setattr(changes, "MOST_CHANGES", self.rng.choice([2, 100]))
         self.folder = folder
         self.keep = folder / "keep"
         self.keep.mkdir()
@@ -65,7 +68,12 @@ class Life:
             Application(self.db, self.schema, seed * 2 + n, self.keep) for n in range(self.rng.choice([1, 1, 2]))
         ]
 
-    def close(self) -> None:
+    def __enter__(self) -> Life:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            print("\n".join(self.said))
         for application in self.applications:
             application.close()
 
@@ -131,8 +139,7 @@ class Life:
 def test_mirror_and_restores_equal_source_when_applications_are_random(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed, tmp_path, monkeypatch)
-    try:
+    with Life(seed, tmp_path, monkeypatch) as life:
         moves = [life.write, life.write, life.pull_while_writing, life.compare, life.point, life.pull]
         for _ in range(life.rng.randrange(5, 12)):
             if life.rng.random() < 0.15:
@@ -141,8 +148,3 @@ def test_mirror_and_restores_equal_source_when_applications_are_random(
         life.write()
         life.compare()
         assert life.compare_points() > 0
-    except BaseException:
-        print("\n".join(life.said))
-        raise
-    finally:
-        life.close()

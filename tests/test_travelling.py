@@ -62,8 +62,7 @@ def check_equal(kept: Path, output: Path) -> None:
 def test_imported_point_equals_the_source_as_it_was_when_applications_are_random(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = Life(seed + 9000, tmp_path, monkeypatch)
-    try:
+    with Life(seed + 9000, tmp_path, monkeypatch) as life:
         for _ in range(life.rng.randrange(4, 8)):
             life.rng.choice([life.write, life.pull_while_writing, life.point, life.compare])()
         life.write()
@@ -90,18 +89,6 @@ def test_imported_point_equals_the_source_as_it_was_when_applications_are_random
         assert verify_at_rest(life.store, lambda _what, _bytes: None).problems == []
         # Nothing was pulled there, so there is no mirror.
         assert [Path(each.path).name for each in verify_at_rest(far, lambda _w, _b: None).problems] == ["mirror.db"]
-    except BaseException:
-        print("\n".join(life.said))
-        raise
-    finally:
-        life.close()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> FollowedPair:
-    made = FollowedPair(tmp_path)
-    made.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
-    return made
 
 
 def exported(pair: FollowedPair, log_id: int) -> Path:

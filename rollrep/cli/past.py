@@ -121,10 +121,11 @@ def restore_command(
 
 def _plan_json(chosen: Any) -> dict[str, object]:
     if chosen.from_mirror:
-        return {"from": "mirror", "snapshot": None, "segments": 0, "operations": 0, "bytes_read": None}
+        return {"from": "mirror", "snapshot": None, "changes": 0, "segments": 0, "operations": 0, "bytes_read": None}
     return {
         "from": "archive",
-        "snapshot": chosen.snapshot.path,
+        "snapshot": chosen.chain[0].path,
+        "changes": len(chosen.chain) - 1,
         "segments": len(chosen.segments),
         "operations": chosen.operations,
         "bytes_read": chosen.bytes_read,
@@ -135,8 +136,9 @@ def _plan_said(chosen: Any, output: Path) -> str:
     what = f"write {output}" + (f" with only {', '.join(chosen.tables)}" if chosen.tables else "")
     if chosen.from_mirror:
         return f"would copy the mirror, which stands at this point, and {what}"
+    changes = f" and {show_count(len(chosen.chain) - 1, 'change')} of it" if len(chosen.chain) > 1 else ""
     return (
-        f"would unpack {chosen.snapshot.path}, replay {show_count(chosen.operations, 'log row')}"
+        f"would unpack {chosen.chain[0].path}{changes}, replay {show_count(chosen.operations, 'log row')}"
         f" of {show_count(len(chosen.segments), 'segment')}"
         f" ({show_bytes(chosen.bytes_read)} to read), and {what}"
     )

@@ -20,16 +20,17 @@ from pathlib import Path
 
 import apsw
 
-from rollrep.core.errors import RollrepError
+from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
+from rollrep.destination.chains import chain_of
+from rollrep.destination.changes import attached_change, unpack_snapshot
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import open_mirror, read_state
 from rollrep.destination.mirroring import remove_database
 from rollrep.destination.notes import UNREADABLE, note_path, read_note
 from rollrep.destination.shadow_archive import Seen, ShadowArchive
-from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
 from rollrep.destination.trash import find_file
 
@@ -82,7 +83,7 @@ class _AtRest:
         for text in integrity_problems(self._catalog.connection):
             self._problem(self._store.catalog, text)
         segments = [each for each in self._catalog.segments() if self._segment(each)]
-        snapshots = [each for each in self._catalog.snapshots() if self._snapshot(each)]
+        snapshots = self._snapshots()
         for line, first, last in gaps(self._catalog.segments(), self._catalog.holes()):
             self._problem(
                 self._store.archive / str(line),
@@ -118,12 +119,45 @@ class _AtRest:
             remove_database(raw)
         return not sound
 
-    def _snapshot(self, snapshot: Snapshot) -> bool:
-        path = find_file(self._store, snapshot.path)
+    def _snapshots(self) -> list[Snapshot]:
+        """Those that are whole, and whose chain is."""
+        everyone = self._catalog.snapshots()
+        bases = {(each.line, each.base) for each in everyone}
+        good: list[Snapshot] = []
+        for each in everyone:
+            chain = self._chain(each, good)
+            # A chain is put together once, at its end: each file of it is read by itself before.
+            is_sound = self._change(each) if each.base is not None else True
+            if is_sound and chain and (each.base is None or (each.line, each.id) not in bases):
+                is_sound = self._snapshot(chain)
+            if is_sound and chain:
+                good.append(each)
+        return good
+
+    def _chain(self, snapshot: Snapshot, good: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
+        try:
+            return chain_of(snapshot, good)
+        except VerifyFailed as error:
+            self._problem(find_file(self._store, snapshot.path), f"it can't be used: {error.facts}")
+            return ()
+
+    def _change(self, change: Snapshot) -> bool:
+        raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
+        with (
+            self._looking_at(find_file(self._store, change.path)) as sound,
+            contextlib.closing(apsw.Connection(":memory:")) as db,
+        ):
+            db.execute("ATTACH ':memory:' AS batch")
+            with attached_change(self._store, change, db, raw):
+                pass
+        return not sound
+
+    def _snapshot(self, chain: tuple[Snapshot, ...]) -> bool:
+        snapshot = chain[-1]
         raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
         try:
-            with self._looking_at(path) as sound:
-                unpack_snapshot(self._store, snapshot, raw)
+            with self._looking_at(find_file(self._store, snapshot.path), counted=snapshot.base is None) as sound:
+                unpack_snapshot(self._store, chain, raw)
                 with contextlib.closing(open_mirror(raw)) as db:
                     state = read_state(db)
                     sound.extend(integrity_problems(db, state.layout if state else None))
@@ -156,12 +190,12 @@ class _AtRest:
                 )
 
     @contextlib.contextmanager
-    def _looking_at(self, path: Path) -> Iterator[list[str]]:
+    def _looking_at(self, path: Path, *, counted: bool = True) -> Iterator[list[str]]:
         """Collects what is wrong with one file; an error of reading it is one such thing."""
         found: list[str] = []
-        self._out.files += 1
+        self._out.files += counted
         try:
-            size = path.stat().st_size if path.is_file() else 0
+            size = path.stat().st_size if counted and path.is_file() else 0
             self._out.bytes += size
             self._progress(path.name, size)
             yield found

@@ -23,6 +23,7 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
+from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database, transaction
@@ -30,7 +31,7 @@ from rollrep.destination.partial import wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import ShadowRestore, scratch_beside
-from rollrep.destination.snapshots import copy_database, unpack_snapshot
+from rollrep.destination.snapshots import copy_database
 from rollrep.destination.store import Store
 from rollrep.query import all_rows, one_value
 
@@ -43,7 +44,8 @@ class Plan:
     """How a point is restored: this snapshot, then the log rows after it up to `point.id`."""
 
     point: CatalogPoint
-    snapshot: Snapshot
+    chain: tuple[Snapshot, ...]
+    """a whole snapshot, and the changes that lead from it to the last one"""
     segments: tuple[Segment, ...]
     tables: tuple[str, ...] = ()
     """only these, with their indexes; all of the database where empty"""
@@ -51,13 +53,18 @@ class Plan:
     """the mirror stood at `point` when this was planned; it is copied if it still does"""
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The nearest one before the point."""
+        return self.chain[-1]
+
+    @property
     def operations(self) -> int:
         return self.point.id - self.snapshot.id
 
     @property
     def bytes_read(self) -> int:
-        """Of snapshot and segments, as they lie on the disk."""
-        return self.snapshot.bytes + sum(segment.bytes for segment in self.segments)
+        """Of snapshots and segments, as they lie on the disk."""
+        return sum(each.bytes for each in self.chain) + sum(each.bytes for each in self.segments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +119,7 @@ def stands_at(state: State | None, point: CatalogPoint) -> bool:
 def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Built:
     """The snapshot, the archive's rows replayed on it, and the virtual tables brought as near as can be."""
     progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
-    unpack_snapshot(store, chosen.snapshot, path)
+    unpack_snapshot(store, chosen.chain, path)
     archive = Archive(store, catalog)
     with contextlib.closing(open_mirror(path)) as db:
         state = read_state(db)

@@ -103,6 +103,16 @@ class Snapshot:
     bytes: int
     raw_bytes: int
 
+    @property
+    def base(self) -> int | None:
+        """The log id of the snapshot whose change this is; None where it is the whole database.
+
+        >>> Snapshot(1, 17, now(), "snapshots/20261122T190801.123Z-1-17-9.change", 10, 20).base
+        9
+        """
+        name, _, ending = self.path.rpartition(".")
+        return int(name.rpartition("-")[2]) if ending == "change" else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Hole:

@@ -5,8 +5,10 @@
 
 The plan is made first, and says of every file why it stays or goes, and which points go with it.  The floor: the
 newest snapshot of every line, what is pinned, and the bases from which kept operations are replayed, also behind
-a hole, so every point younger than `keep.operations` stays restorable.  A file goes before its row does: a
-process that dies in between is finished by the next.  While a restore runs nothing goes; the next pull does it.
+a hole, so every point younger than `keep.operations` stays restorable.  A whole snapshot stays as long as changes
+lead on from it; a change whose base goes is made anew first, from the nearest snapshot before it that stays.  A file
+goes before its row does: a process that dies in between is finished by the next.  While a restore runs nothing
+goes; the next pull does it.
 
 Knows: retention's plan, the catalog, the folder, the trash.  Does not know: why a grid is as it is.
 """
@@ -20,7 +22,10 @@ from collections.abc import Sequence
 
 from rollrep.core.clock import iso
 from rollrep.core.clock import now as clock_now
+from rollrep.core.errors import VerifyFailed
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot, reach_of
+from rollrep.destination.chains import chain_of
+from rollrep.destination.changes import merge_changes
 from rollrep.destination.notes import note_path, pinned_paths
 from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.shadow_archive import ShadowArchive
@@ -46,6 +51,8 @@ class Expiry:
     """points that can be restored now and could not be any more"""
     points_kept: int
     oldest_kept: CatalogPoint | None
+    merges: tuple[tuple[Snapshot, ...], ...] = ()
+    """changes that become one: those that go, and behind them the one that stays"""
 
     @property
     def going(self) -> list[FileVerdict]:
@@ -81,15 +88,18 @@ def plan_expiry(
     """
     before = reach_of(segments, snapshots)
     files: list[FileVerdict] = []
+    merges: list[tuple[Snapshot, ...]] = []
     for line in sorted({each.line for each in snapshots} | {each.line for each in segments}):
         mine = [each for each in snapshots if each.line == line]
         begins = frozenset(
             _Kept(after).key for first, after in itertools.pairwise(mine) if not before.leads(first, after)
         )
         pins = frozenset(_Kept(each).key for each in mine if each.path in pinned)
-        verdicts = plan_snapshots([_Kept(each) for each in mine], keep, now, pinned=pins, begins=begins)
-        files += [FileVerdict(each.item.snapshot, each.kept, each.reason) for each in verdicts]
-        kept = [each.item.snapshot for each in verdicts if each.kept]
+        ruled = plan_snapshots([_Kept(each) for each in mine], keep, now, pinned=pins, begins=begins)
+        verdicts, merged = _with_bases([FileVerdict(each.item.snapshot, each.kept, each.reason) for each in ruled])
+        files += verdicts
+        merges += merged
+        kept = [each.item for each in verdicts if each.kept and isinstance(each.item, Snapshot)]
         files += _segments([each for each in segments if each.line == line], kept, keep, now)
     after = reach_of(
         [each.item for each in files if each.kept and isinstance(each.item, Segment)],
@@ -98,7 +108,26 @@ def plan_expiry(
     restorable = [point for point in points if before.covers(point.line, point.id)]
     stay = [point for point in restorable if after.covers(point.line, point.id)]
     lost = tuple(point for point in restorable if not after.covers(point.line, point.id))
-    return Expiry(tuple(files), lost, len(stay), stay[0] if stay else None)
+    return Expiry(tuple(files), lost, len(stay), stay[0] if stay else None, tuple(merges))
+
+
+def _with_bases(ruled: Sequence[FileVerdict]) -> tuple[list[FileVerdict], list[tuple[Snapshot, ...]]]:
+    """The same verdicts, but whole snapshots stay that changes lead on from; and which changes become one.  Pure."""
+    everyone = [each.item for each in ruled if isinstance(each.item, Snapshot)]
+    stay = {each.item.path for each in ruled if each.kept}
+    needed: set[str] = set()
+    merges = []
+    for snapshot in (each for each in everyone if each.path in stay):
+        *before, last = chain_of(snapshot, everyone)
+        going = list(itertools.takewhile(lambda each: each.path not in stay, reversed(before)))
+        if going and going[-1].base is None:
+            needed.add(going.pop().path)
+        if going:
+            merges.append((*reversed(going), last))
+    return [
+        FileVerdict(each.item, True, "changes lead on from it") if each.item.path in needed else each
+        for each in ruled
+    ], merges  # fmt: skip
 
 
 def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now: dt.datetime) -> list[FileVerdict]:
@@ -142,8 +171,13 @@ def run_expiry(store: Store, catalog: Catalog, plan: Expiry) -> list[str] | None
     with nobody_reads(store) as free:
         if not free:
             return None
-        for verdict in plan.going:
+        needed = _merge(store, catalog, plan.merges, thrown)
+        # A change goes before what it leads on from, and operations from their oldest on.
+        snapshots = [each for each in reversed(plan.going) if isinstance(each.item, Snapshot)]
+        for verdict in (*snapshots, *(each for each in plan.going if isinstance(each.item, Segment))):
             item = verdict.item
+            if item.path in needed:
+                continue
             throw_away(store, item.path, thrown)
             if isinstance(item, Snapshot):
                 throw_away(store, note_path(item.path), thrown)
@@ -156,6 +190,23 @@ def run_expiry(store: Store, catalog: Catalog, plan: Expiry) -> list[str] | None
     catalog.drop_points_nothing_leads_to()
     catalog.note("expired", files=reasons)
     return reasons
+
+
+def _merge(
+    store: Store, catalog: Catalog, merges: Sequence[tuple[Snapshot, ...]], thrown: dt.datetime
+) -> set[str]:  # fmt: skip
+    """Makes one change of each of `merges`; the paths of what must stay, because a file of it is damaged."""
+    needed: set[str] = set()
+    for merge in merges:
+        try:
+            merged = merge_changes(store, merge)
+        except VerifyFailed as error:
+            catalog.note("not merged", reason=error.facts)
+            needed |= {each.path for each in merge}
+            continue
+        throw_away(store, merge[-1].path, thrown)
+        catalog.add_snapshot(merged)
+    return needed
 
 
 def _bases(plan: Expiry) -> dict[int, int]:

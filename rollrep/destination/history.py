@@ -30,11 +30,12 @@ from rollrep.core.literals import shown
 from rollrep.core.nouns import Layout, Op, Shape
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.chains import chain_of
+from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.keys import KeyIndex
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.row_log import RowLog
 from rollrep.destination.rows import Key, Row, find_key, named_tokens, opened, read_row
-from rollrep.destination.snapshots import unpack_snapshot
 from rollrep.destination.store import Store
 from rollrep.destination.stretches import LET_GO, Stretch, Window, stretches
 
@@ -130,7 +131,7 @@ class RowHistory:
                 yield Version("hole", stretch.snapshot.line, hole.after, None, None, (), detail)
             with tempfile.TemporaryDirectory(prefix="rollrep-") as folder:
                 path = Path(folder) / "snapshot.db"
-                unpack_snapshot(self._store, stretch.snapshot, path)
+                unpack_snapshot(self._store, chain_of(stretch.snapshot, self._catalog.snapshots()), path)
                 with opened(path) as db:
                     yield from self._in_window(stretch, db, window)
 

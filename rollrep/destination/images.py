@@ -11,6 +11,7 @@ Knows: the wire's image layouts.  Does not know: where images come from, what is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import apsw
 
@@ -40,6 +41,31 @@ def attach_log(
     `sparse`: ids may be missing, as where each forgotten key stands there only once.
     """
     _attach(db, name, raw, log_table("log", log_width(shapes)))
+    _require_ids(db, name, first, last, sparse=sparse)
+
+
+def attach_log_file(db: apsw.Connection, path: Path, first: int, last: int, shapes: Sequence[Shape]) -> None:
+    """Makes `batch` the image in the file `path`, as `attach_log` does; ids may be missing."""
+    db.execute("DETACH batch")
+    try:
+        db.execute("ATTACH ? AS batch", (str(path),))
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise VerifyFailed(f"{path} is no database: {error}") from error
+    _require_table(db, "batch", log_table("log", log_width(shapes)))
+    # Replay writes there too, and what it wrote is worth nothing when the transaction is taken back.
+    for pragma in ("journal_mode", "synchronous"):
+        db.execute(f"PRAGMA batch.{pragma} = OFF").fetchall()
+    _require_ids(db, "batch", first, last, sparse=True)
+
+
+def detach_log_file(db: apsw.Connection) -> None:
+    """Makes `batch` of no file again."""
+    if any(name == "batch" for _, name, _ in all_rows(db, "PRAGMA database_list")):
+        db.execute("DETACH batch")
+    db.execute("ATTACH ':memory:' AS batch")
+
+
+def _require_ids(db: apsw.Connection, name: str, first: int, last: int, *, sparse: bool) -> None:
     low, high, rows = one_row(db, f"SELECT min(id), max(id), count(*) FROM {name}.log")
     right = (
         rows == 0 or first <= low <= high <= last if sparse else (low, high, rows) == (first, last, last - first + 1)
@@ -79,6 +105,13 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
 def _attach(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
     try:
         db.deserialize(name, raw)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise VerifyFailed(f"a {name} is no database: {error}") from error
+    _require_table(db, name, expected)
+
+
+def _require_table(db: apsw.Connection, name: str, expected: str) -> None:
+    try:
         found = all_rows(db, f"SELECT type, sql FROM {name}.sqlite_schema")
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise VerifyFailed(f"a {name} is no database: {error}") from error

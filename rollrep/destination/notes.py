@@ -37,8 +37,11 @@ def note_path(snapshot_path: str) -> str:
 
     >>> note_path("snapshots/20261122T190801.123Z-1-17.snapshot")
     'snapshots/20261122T190801.123Z-1-17.note'
+    >>> note_path("snapshots/20261122T190801.123Z-1-17-9.change")  # which may get another base, and keeps its note
+    'snapshots/20261122T190801.123Z-1-17.note'
     """
-    return str(Path(snapshot_path).with_suffix(ENDING))
+    path = Path(snapshot_path)
+    return str(path.with_name(path.stem.rpartition("-")[0] if path.suffix == ".change" else path.stem)) + ENDING
 
 
 def read_note(store: Store, snapshot: Snapshot) -> Note:

@@ -25,6 +25,7 @@ from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
+from rollrep.destination.changes import take_next
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
@@ -38,7 +39,6 @@ from rollrep.destination.remembered import LASTING, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_step import ShadowStep
-from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.destination.trash import empty_trash
 from rollrep.wire.messages import Answer, Batch, Hello
@@ -306,7 +306,7 @@ class _Pull:
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)
         if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
-            self._out.snapshot = take_snapshot(self._store, self._catalog)
+            self._out.snapshot = take_next(self._store, self._catalog)
         expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
         if self._out.answer == "mirror":
             self._catalog.note(

@@ -3,6 +3,7 @@
     archive/*/*.segment ──► segments, the points in them, ends of pulls ──┐
     archive/*/*.shadows ──► changes of virtual tables ────────────────────┤
     snapshots/*.snapshot ─► snapshots, a point each, labels of the notes ─┼──► catalog.db, the old one beside it
+    snapshots/*.change ───► snapshots of which the chain is there ────────┤
     mirror.db ────────────► how far the mirror is the source ─────────────┘
 
 What only the old one knew is gone: numbers of points, reasons of lines and holes, events, how fresh the mirror was.
@@ -31,13 +32,15 @@ from rollrep.core.nouns import Point
 from rollrep.destination import archive, container, snapshots
 from rollrep.destination.archive import SegmentHolds
 from rollrep.destination.catalog import Catalog, Hole, Line, LineStory, Segment, Snapshot
+from rollrep.destination.chains import chain_of
+from rollrep.destination.changes import change_name, found_change, read_change
 from rollrep.destination.images import attach_log
 from rollrep.destination.keeping import NAMED
 from rollrep.destination.mirror_db import State, open_mirror, read_state
 from rollrep.destination.mirroring import remove_database
 from rollrep.destination.notes import read_note
 from rollrep.destination.shadow_archive import ShadowArchive
-from rollrep.destination.snapshots import SnapshotHolds
+from rollrep.destination.snapshots import SnapshotHolds, name_of
 from rollrep.destination.store import Store
 from rollrep.query import all_rows
 
@@ -133,6 +136,7 @@ def find_files(store: Store) -> Found:
             found.snapshots.append(_snapshot(store, path))
         except RollrepError as error:
             found.damaged.append(error.facts)
+    _add_changes(store, found)
     found.segments = _without_overlaps(store, found)
     if store.mirror.is_file():
         try:
@@ -239,6 +243,37 @@ def _snapshot(store: Store, path: Path) -> FoundSnapshot:
     relative, size = str(path.relative_to(store.folder)), path.stat().st_size
     time = from_iso(holds.time)
     snapshot = Snapshot(holds.line, holds.position.id, time, relative, size, manifest.raw_bytes)
+    return FoundSnapshot(snapshot, holds.position.epoch, holds.points, read_note(store, snapshot).labels)
+
+
+def _add_changes(store: Store, found: Found) -> None:
+    """The changes whose chain is there; of two that lead to one log id the merged one, which has the older base."""
+    changes = []
+    for path in sorted(store.snapshots.rglob("*.change")):
+        try:
+            changes.append(_change(store, path))
+        except RollrepError as error:
+            found.damaged.append(error.facts)
+    for each in sorted(changes, key=lambda each: (each.snapshot.line, each.snapshot.id, each.snapshot.base)):
+        known = [one.snapshot for one in found.snapshots]
+        if any((one.line, one.id) == (each.snapshot.line, each.snapshot.id) for one in known):
+            found.not_used.append(f"{store.folder / each.snapshot.path} leads to where another snapshot stands")
+            continue
+        try:
+            chain_of(each.snapshot, known)
+        except RollrepError as error:
+            found.damaged.append(f"{store.folder / each.snapshot.path} can't be used: {error.facts}")
+            continue
+        found.snapshots.append(each)
+
+
+def _change(store: Store, path: Path) -> FoundSnapshot:
+    holds = read_change(path)
+    snapshot = found_change(store, path, holds, path.stat().st_size)
+    if (snapshot.line, snapshot.base) != (holds.line, holds.base) or path.name != change_name(
+        name_of(holds.time, holds.line, holds.position.id), holds.base
+    ):
+        raise VerifyFailed(f"{path} is a change of other snapshots than its name says")
     return FoundSnapshot(snapshot, holds.position.epoch, holds.points, read_note(store, snapshot).labels)
 
 

@@ -34,6 +34,7 @@ from rollrep.destination.building import (
     stands_at,
 )
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole
+from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.mirroring import remove_database
 from rollrep.destination.partial import copy_tables
@@ -162,12 +163,12 @@ def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
     """
     before = [each for each in catalog.snapshots() if each.line == point.line and each.id <= point.id]
     if before and before[-1].id == point.id:
-        return Plan(point, before[-1], ())
+        return Plan(point, chain_of(before[-1], catalog.snapshots()), ())
     if before:
         segments = catalog.segments_after(point.line, before[-1].id)
         needed = tuple(segment for segment in segments if segment.first <= point.id)
         if needed and needed[-1].last >= point.id:
-            return Plan(point, before[-1], needed)
+            return Plan(point, chain_of(before[-1], catalog.snapshots()), needed)
     raise NotRestorable(
         f"point {point.point} of {iso(point.time)} can't be restored: no snapshot and archive lead to it",
         remedy="see which points can be: rollrep points JOB",

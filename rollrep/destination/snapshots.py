@@ -35,6 +35,8 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
     line: int
     position: Position
     time: str
+    schema_digest: str = ""
+    """of the layout that it has; another layout can't be reached from it by rows"""
     points: tuple[Point, ...] = ()
     """the points that the catalog had there: they outlive the segments that said them first"""
 
@@ -55,18 +57,31 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
 
 def write_snapshot(store: Store, catalog: Catalog, raw: Path, state: State) -> Snapshot:
     """The database `raw`, whose state is `state`, as a snapshot in the catalog."""
-    stamp = state.time.replace(":", "").replace("-", "")
-    path = store.snapshots / f"{stamp}-{state.line}-{state.position.id}.snapshot"
-    points = tuple(
-        Point(each.id, iso(each.time), each.kind, each.label)
-        for each in catalog.points_named(log_id=state.position.id)
-        if each.line == state.line
-    )
-    size = container.write_file(path, KIND, raw, SnapshotHolds(state.line, state.position, state.time, points))
+    path = store.snapshots / f"{name_of(state.time, state.line, state.position.id)}.snapshot"
+    holds = SnapshotHolds(state.line, state.position, state.time, state.schema_digest, points_at(catalog, state))
+    size = container.write_file(path, KIND, raw, holds)
     relative = str(path.relative_to(store.folder))
     snapshot = Snapshot(state.line, state.position.id, from_iso(state.time), relative, size, raw.stat().st_size)
     catalog.add_snapshot(snapshot)
     return snapshot
+
+
+def name_of(time: str, line: int, log_id: int) -> str:
+    """How every snapshot's name begins.
+
+    >>> name_of("2026-11-22T19:08:01.123Z", 1, 17)
+    '20261122T190801.123Z-1-17'
+    """
+    return f"{time.replace(':', '').replace('-', '')}-{line}-{log_id}"
+
+
+def points_at(catalog: Catalog, state: State) -> tuple[Point, ...]:
+    """The points that the catalog has where a mirror in this state stands."""
+    return tuple(
+        Point(each.id, iso(each.time), each.kind, each.label)
+        for each in catalog.points_named(log_id=state.position.id)
+        if each.line == state.line
+    )
 
 
 def copy_database(mirror: apsw.Connection, target: Path) -> State:
@@ -100,8 +115,8 @@ def full_disk_as_oserror() -> Iterator[None]:
         raise OSError(28, "no space left") from error
 
 
-def unpack_snapshot(store: Store, snapshot: Snapshot, target: Path) -> None:
-    """Writes the snapshot's database to `target`, checked to its last byte.  Raises VerifyFailed."""
+def unpack_whole(store: Store, snapshot: Snapshot, target: Path) -> None:
+    """Writes the database of a whole snapshot to `target`, checked to its last byte.  Raises VerifyFailed."""
     path = find_file(store, snapshot.path)
     holds = container.read_holds(path, KIND, SnapshotHolds)
     if (holds.line, holds.position.id) != (snapshot.line, snapshot.id):

@@ -1,0 +1,266 @@
+"""Changes: a snapshot as the rows that changed since the one before it.
+
+    snapshots/<source's time>-<line>-<log id>.snapshot              the whole database
+    snapshots/<source's time>-<line>-<log id>-<base>.change         what leads to this log id from the base's
+
+    whole ──► change ──► change ──► change              together at most half as large as the whole, and 100 of them;
+      └──────── lead on from one another ──────►         else the next snapshot is a whole one
+
+A change is a container like every file at rest, never altered; its image has one row per key (`change_rows`).
+With it stands a digest of every table as it was in the mirror: what comes out of a chain must have the same.  When
+retention lets go of the changes in between, `merge_changes` makes one of several, under a name of its own.
+
+There are none where rows alone do not tell all: of a database with virtual tables, or with a UNIQUE index that could
+not be probed, and from a snapshot that may stand inside a transaction.
+
+Knows: containers, snapshots, replay, the catalog.  Does not know: what is due, what is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from rollrep.core.clock import from_iso
+from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.nouns import Encoding, Facts, Layout, Point, Position, Shape
+from rollrep.destination import container, snapshots
+from rollrep.destination.archive import Archive
+from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.chains import chain_of
+from rollrep.destination.change_rows import add_change, attach_changed, drop_needless, note_keys, put_rows
+from rollrep.destination.images import attach_log_file, detach_log_file
+from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.replay import Replay, apply_facts
+from rollrep.destination.snapshots import (
+    SnapshotHolds,
+    full_disk_as_oserror,
+    name_of,
+    points_at,
+    take_snapshot,
+    unpack_whole,
+)
+from rollrep.destination.store import Store
+from rollrep.destination.trash import find_file
+from rollrep.query import all_rows, load_digests, one_value
+from rollrep.wire.ranges import digest_query
+
+KIND = "change"
+MOST_CHANGES = 100
+"""in a chain"""
+LARGEST_SHARE = 0.5
+"""of a whole snapshot's bytes, for the changes that lead on from it"""
+
+
+class ChangeHolds(msgspec.Struct, frozen=True):
+    """The part of a change's manifest that is a change's own."""
+
+    line: int
+    base: int
+    """the log id of the snapshot that it leads on from"""
+    position: Position
+    time: str
+    schema_digest: str
+    encoding: Encoding
+    database_bytes: int
+    shapes: tuple[Shape, ...]
+    facts: Facts
+    digests: tuple[tuple[str, str], ...]
+    """of every table, as `digest_query` has it: table, hexadecimal SHA-1"""
+    points: tuple[Point, ...] = ()
+
+
+def take_next(store: Store, catalog: Catalog) -> Snapshot:
+    """A snapshot of the mirror as it is, in the catalog: a change where one is possible and small, else a whole one."""
+    scratch = store.snapshots / f"change.db{container.TEMPORARY}"
+    try:
+        with contextlib.closing(open_mirror(store.mirror)) as mirror:
+            state = read_state(mirror)
+            chain = _leads_here(store, catalog, state) if state else ()
+            if state and chain:
+                with container.disk_room(scratch), full_disk_as_oserror():
+                    change = _write_next(store, catalog, mirror, state, chain, scratch)
+                if change is not None:
+                    catalog.add_snapshot(change)
+                    return change
+    finally:
+        remove_database(scratch)
+    return take_snapshot(store, catalog)
+
+
+def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> None:
+    """Writes the database of the last of `chain` to `target`, checked to its last byte.
+
+    Raises VerifyFailed where a file is damaged, or what comes out is not what the mirror was.
+    """
+    unpack_whole(store, chain[0], target)
+    if len(chain) == 1:
+        return
+    with contextlib.closing(open_mirror(target)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        state = read_state(db)
+        for change in chain[1:]:
+            with attached_change(store, change, db, target.with_name(f"{target.name}.change")) as holds:
+                if state is None or (state.position.id, state.schema_digest) != (holds.base, holds.schema_digest):
+                    raise VerifyFailed(f"{change.path} does not lead on from {chain[0].path}")
+                state = msgspec.structs.replace(state, position=holds.position, time=holds.time)
+                replay = Replay(db, {shape.id: shape for shape in state.layout.shapes}, finished=True)
+                with transaction(db):
+                    replay.window(holds.base + 1, holds.position.id)
+                    replay.finish()
+                    apply_facts(db, holds.facts, state.layout.shapes)
+                    write_state(db, state)
+        if state is not None:
+            _require_digests(db, state.layout, holds, find_file(store, chain[-1].path))
+
+
+@contextlib.contextmanager
+def attached_change(store: Store, change: Snapshot, db: apsw.Connection, scratch: Path) -> Iterator[ChangeHolds]:
+    """What a change says of itself, and its image as `batch` of `db`; checked to its last byte, else VerifyFailed."""
+    path = find_file(store, change.path)
+    holds = container.read_holds(path, KIND, ChangeHolds)
+    if (holds.line, holds.base, holds.position.id) != (change.line, change.base, change.id):
+        raise container.damaged(path, "it is a change of other snapshots than its name says")
+    try:
+        container.unpack_to(path, KIND, scratch)
+        attach_log_file(db, scratch, holds.base + 1, holds.position.id, holds.shapes)
+        yield holds
+    finally:
+        detach_log_file(db)
+        remove_database(scratch)
+
+
+def merge_changes(store: Store, chain: Sequence[Snapshot]) -> Snapshot:
+    """One change that leads to where the last of `chain` leads, from where the first does; not in the catalog yet.
+
+    Raises VerifyFailed where one of them is damaged.
+    """
+    scratch = store.snapshots / f"change.db{container.TEMPORARY}"
+    try:
+        with contextlib.closing(apsw.Connection(":memory:")) as db, container.disk_room(scratch):
+            first = container.read_holds(find_file(store, chain[0].path), KIND, ChangeHolds)
+            db.execute(f"PRAGMA encoding = '{first.encoding}'").fetchall()
+            db.execute("ATTACH ':memory:' AS batch")
+            for change in chain:
+                with attached_change(store, change, db, scratch.with_name(f"read.db{container.TEMPORARY}")) as holds:
+                    if change is chain[0]:
+                        attach_changed(db, scratch, holds.shapes)
+                    add_change(db)
+            drop_needless(db, holds.shapes)
+        return _write(store, scratch, msgspec.structs.replace(holds, base=first.base))
+    finally:
+        remove_database(scratch)
+
+
+def read_change(path: Path) -> ChangeHolds:
+    """What a change says of itself.  Raises VerifyFailed where its manifest is damaged."""
+    return container.read_holds(path, KIND, ChangeHolds)
+
+
+def change_name(beginning: str, base: int) -> str:
+    """
+    >>> change_name("20261122T190801.123Z-1-17", 9)
+    '20261122T190801.123Z-1-17-9.change'
+    """
+    return f"{beginning}-{base}.change"
+
+
+def _leads_here(store: Store, catalog: Catalog, state: State) -> tuple[Snapshot, ...]:
+    """The chain of the newest snapshot of the mirror's line, where a change may lead on from it; else nothing."""
+    mine = [each for each in catalog.snapshots() if each.line == state.line and each.id < state.position.id]
+    if not mine or state.layout.virtuals or not all(shape.touches_logged for shape in state.layout.shapes):
+        return ()
+    segments = catalog.segments_after(state.line, mine[-1].id)
+    if not segments or segments[-1].last != state.position.id:
+        return ()
+    try:
+        chain = chain_of(mine[-1], mine)
+        position, digest = _end_of(find_file(store, mine[-1].path))
+    except RollrepError:
+        return ()
+    is_good = bool(position.proof) and digest == state.schema_digest and len(chain) <= MOST_CHANGES
+    return chain if is_good else ()
+
+
+def _end_of(path: Path) -> tuple[Position, str]:
+    """Where a snapshot stands, and the digest of its layout."""
+    if path.suffix == f".{KIND}":
+        change = read_change(path)
+        return change.position, change.schema_digest
+    whole = container.read_holds(path, snapshots.KIND, SnapshotHolds)
+    return whole.position, whole.schema_digest
+
+
+def _write_next(
+    store: Store, catalog: Catalog, mirror: apsw.Connection, state: State, chain: Sequence[Snapshot], scratch: Path
+) -> Snapshot | None:
+    """The change from the end of `chain` to where the mirror stands; None where it is too large to be one."""
+    base = chain[-1]
+    attach_changed(mirror, scratch, state.layout.shapes)
+    for _ in Archive(store, catalog).attached(mirror, state.line, base.id, state.position.id):
+        note_keys(mirror, state.layout.shapes, base.id)
+    load_digests(mirror, "sha1")
+    with transaction(mirror):
+        put_rows(mirror, state.layout.shapes)
+        holds = ChangeHolds(
+            line=state.line,
+            base=base.id,
+            position=state.position,
+            time=state.time,
+            schema_digest=state.schema_digest,
+            encoding=state.layout.encoding,
+            database_bytes=mirror.pragma("page_count") * mirror.pragma("page_size"),
+            shapes=state.layout.shapes,
+            facts=_facts(mirror, state),
+            digests=tuple(_digests(mirror, state.layout)),
+            points=points_at(catalog, state),
+        )
+    mirror.execute("DETACH changed")
+    change = _write(store, scratch, holds)
+    if sum(each.bytes for each in (*chain[1:], change)) > LARGEST_SHARE * chain[0].bytes:
+        (store.folder / change.path).unlink()
+        return None
+    return change
+
+
+def _write(store: Store, image: Path, holds: ChangeHolds) -> Snapshot:
+    path = store.snapshots / change_name(name_of(holds.time, holds.line, holds.position.id), holds.base)
+    return found_change(store, path, holds, container.write_file(path, KIND, image, holds))
+
+
+def found_change(store: Store, path: Path, holds: ChangeHolds, size: int) -> Snapshot:
+    """The row of the catalog for a change."""
+    relative = str(path.relative_to(store.folder))
+    return Snapshot(holds.line, holds.position.id, from_iso(holds.time), relative, size, holds.database_bytes)
+
+
+def _facts(mirror: apsw.Connection, state: State) -> Facts:
+    sequence: list[tuple[str, int]] = []
+    captured = {shape.table for shape in state.layout.shapes if shape.autoincrement}
+    if captured:
+        found = all_rows(mirror, "SELECT name, seq FROM main.sqlite_sequence ORDER BY name")
+        sequence = [(name, seq) for name, seq in found if name in captured]
+    return Facts(
+        state.position,
+        state.time,
+        mirror.pragma("user_version"),
+        mirror.pragma("application_id"),
+        tuple(sequence),
+    )
+
+
+def _digests(db: apsw.Connection, layout: Layout) -> Iterator[tuple[str, str]]:
+    for shape in layout.shapes:
+        yield shape.table, one_value(db, "SELECT sha1_query(?)", (digest_query(shape, None, None),))
+
+
+def _require_digests(db: apsw.Connection, layout: Layout, holds: ChangeHolds, path: Path) -> None:
+    load_digests(db, "sha1")
+    for found, said in zip(_digests(db, layout), holds.digests, strict=True):
+        if found != said:
+            raise container.damaged(path, f"what it leads to is not what the mirror was: table {said[0]}")

@@ -1,0 +1,112 @@
+"""The triggers of one table: put on it, taken off it, and whether they stand as they would be made now.
+
+Knows: capture's texts, tables.  Does not know: which tables, and what of it is remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from rollrep.core import sql
+from rollrep.core.nouns import PREFIX, Shape
+from rollrep.query import all_rows, one_value
+from rollrep.source import capture
+from rollrep.source.inspect import TablePlan
+from rollrep.source.tables import FORGOTTEN, LOG, PENDING, SHAPE
+
+OURS = f"{PREFIX}*"
+
+
+def stands(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
+    """Whether capture of the table stands exactly as we would make it now, and has since it was made."""
+    if msgspec.structs.replace(plan.shape, id=known.id) != known:
+        return False
+    expected = capture.capture_triggers(plan, known.id)
+    rows = all_rows(
+        db,
+        "SELECT rowid, name, sql FROM sqlite_schema WHERE type='trigger' AND tbl_name=? COLLATE NOCASE",
+        (plan.shape.table,),
+    )
+    ours = {name: text for _, name, text in rows if name.startswith(PREFIX)}
+    if ours != expected:
+        return False
+    # Triggers fire newest first: one of the application's made after ours could end the statement
+    # (RAISE(IGNORE)) with the row changed and ours never asked.
+    oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
+    if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
+        return False
+    return not plan.pin_rowids or _pins(db, plan).get(capture.pin_name(plan.shape.table)) == capture.pin_index(plan)
+
+
+def capture_table(db: apsw.Connection, plan: TablePlan) -> None:
+    """Captures the table from now on, under a new shape id.  The log must be wide enough: `make_room`."""
+    table = plan.shape.table
+    release(db, table)
+    shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
+    shape = msgspec.structs.replace(plan.shape, id=shape_id)
+    db.execute(
+        f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body)"
+        f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?)",
+        (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
+    )
+    if plan.pin_rowids:
+        _pin(db, plan)
+    for statement in capture.capture_triggers(plan, shape_id).values():
+        db.execute(statement)
+
+
+def _pins(db: apsw.Connection, plan: TablePlan) -> dict[str, str]:
+    """Name to text of the indexes of ours that are on the table, or are named after it on another."""
+    rows = all_rows(
+        db,
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?"
+        " AND (tbl_name = ? COLLATE NOCASE OR name = ?)",
+        (OURS, plan.shape.table, capture.pin_name(plan.shape.table)),
+    )
+    return dict(rows)
+
+
+def _pin(db: apsw.Connection, plan: TablePlan) -> None:
+    name, text = capture.pin_name(plan.shape.table), capture.pin_index(plan)
+    found = _pins(db, plan)
+    for other in found:
+        if (other, found[other]) != (name, text):
+            db.execute(f"DROP INDEX {sql.name(other)}")
+    if found.get(name) != text:
+        db.execute(text)
+
+
+def release(db: apsw.Connection, table: str) -> None:
+    """Drops what captures `table`, also where a rename has carried our triggers to another name."""
+    named_after = [capture.trigger_name(event, table) for event in capture.EVENTS]
+    found = all_rows(
+        db,
+        "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND (name IN (SELECT value FROM json_each(?))"
+        " OR name GLOB ? AND tbl_name = ? COLLATE NOCASE)",
+        (json.dumps(named_after), OURS, table),
+    )
+    for (trigger,) in found:
+        db.execute(f"DROP TRIGGER {sql.name(trigger)}")
+    db.execute(f"UPDATE {SHAPE} SET is_current = 0 WHERE tbl = ? AND is_current", (table,))
+
+
+def make_room(db: apsw.Connection, plans: Sequence[TablePlan]) -> None:
+    """Gives our tables the columns that all `plans` need, before their triggers are there.
+
+    ALTER TABLE parses every trigger of the database anew: a second, for each column, with a thousand tables.
+    """
+    key_width = max((plan.shape.key_width for plan in plans), default=0)
+    _widen(db, LOG, "v", max((plan.shape.logged_width for plan in plans), default=0))
+    _widen(db, FORGOTTEN, "k", key_width)
+    _widen(db, PENDING, "n", key_width)
+    _widen(db, PENDING, "k", key_width)
+
+
+def _widen(db: apsw.Connection, table: str, letter: str, width: int) -> None:
+    have = int(one_value(db, "SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?", (table, f"{letter}[0-9]*")))
+    for n in range(have, width):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {letter}{n}")

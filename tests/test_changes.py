@@ -1,0 +1,302 @@
+"""Snapshots as changes: what comes out of a chain is the source as it was, whatever goes in between.
+
+The lives of `test_replication` take changes too, and so does every test that is made of them; here are the rules
+of changes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import oracle
+import pytest
+from pair import FollowedPair
+from sources import pull_once, recompute
+from test_keeping import FAR, NOTHING, silent
+from test_rebuild import without_catalog
+from test_replication import SEEDS, Life
+
+from rollrep.core import clock
+from rollrep.core.errors import VerifyFailed
+from rollrep.destination import changes, expire
+from rollrep.destination.at_rest import verify_at_rest
+from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.chains import chain_of
+from rollrep.destination.keeping import annotate
+from rollrep.destination.rebuild import rebuild_catalog
+from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.trash import empty_trash
+
+
+@pytest.fixture(autouse=True)
+def changes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole snapshot of so small a database is hardly larger than a change."""
+    monkeypatch.setattr(changes, "LARGEST_SHARE", 1000.0)
+
+
+def snapshots(pair: FollowedPair) -> list[Snapshot]:
+    with Catalog(pair.store.catalog) as catalog:
+        return catalog.snapshots()
+
+
+def grown(pair: FollowedPair, count: int) -> list[tuple[int, Path]]:
+    """Points with their oracles, a snapshot at each."""
+    kept = []
+    for number in range(count):
+        pair.do("INSERT OR REPLACE INTO t(id, v) VALUES (?, ?)", (number % 5, number))
+        pair.do("UPDATE t SET v = v || 'x' WHERE id = ?", ((number + 2) % 5,))
+        if number % 4 == 3:
+            pair.do("DELETE FROM t WHERE id = ?", (number % 5,))
+        kept.append(pair.point())
+        pull_once(pair.store, pair.path, snapshot_s=0)
+    return kept
+
+
+def prune(pair: FollowedPair, pinned: list[int]) -> None:
+    """Lets go of all operations, and of all snapshots but those at the log ids in `pinned` and the newest."""
+    with Catalog(pair.store.catalog) as catalog:
+        for point in restorable(catalog):
+            here = next((each for each in catalog.snapshots() if each.id == point.id), None)
+            if point.id in pinned and here:
+                annotate(pair.store, catalog, point, here, None, pin=True)
+        expire.expire(pair.store, catalog, NOTHING, clock.now() + FAR)
+
+
+def problems(pair: FollowedPair) -> list[str]:
+    return [f"{each.path}: {each.text}" for each in verify_at_rest(pair.store, lambda _what, _bytes: None).problems]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", list(SEEDS)[:6])
+def test_every_snapshot_is_the_source_as_it_was_when_operations_are_let_go_of(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Life(seed + 11_000, tmp_path, monkeypatch) as life:
+        monkeypatch.setattr(changes, "LARGEST_SHARE", 1000.0)
+        for _ in range(life.rng.randrange(4, 8)):
+            life.write()
+            life.rng.choice([life.point, life.pull_while_writing])()
+            pull_once(life.store, life.db, snapshot_s=0)
+            life.compare()
+        for _ in range(2):
+            with Catalog(life.store.catalog) as catalog:
+                stay = life.rng.sample(catalog.snapshots(), max(1, len(catalog.snapshots()) // 2))
+                points = {(each.line, each.id): each for each in restorable(catalog)}
+                for each in stay:
+                    annotate(life.store, catalog, points[each.line, each.id], each, None, pin=True)
+                expire.expire(life.store, catalog, NOTHING, clock.now() + FAR)
+                empty_trash(life.store, clock.now() + FAR)
+                assert {(each.line, each.id) for each in stay} <= {(e.line, e.id) for e in catalog.snapshots()}
+                for each in stay:
+                    compare(life, catalog, each)
+            assert verify_at_rest(life.store, lambda _what, _bytes: None).problems == []
+        assert life.compare_points() > 0
+
+
+def compare(life: Life, catalog: Catalog, snapshot: Snapshot) -> None:
+    """What is restored at a snapshot is what was kept of the source then, where it was kept."""
+    kept = life.keep / f"{snapshot.id}.db"
+    if kept.exists():
+        [point, *_] = [each for each in catalog.points_named(log_id=snapshot.id) if each.line == snapshot.line]
+        output = life.folder / "restored.db"
+        restore(life.store, catalog, plan(catalog, point), output, force=True, progress=silent)
+        recompute(kept)
+        oracle.assert_same(kept, output)
+
+
+def test_snapshots_are_changes_when_they_follow_one_another(pair: FollowedPair) -> None:
+    points = grown(pair, 6)
+    whole, *rest = snapshots(pair)
+    assert whole.base is None and [each.base for each in rest] == [whole.id, *(each.id for each in rest[:-1])]
+    assert problems(pair) == []
+    for each in points:
+        pair.same_at(*each)
+
+
+def test_snapshot_is_whole_when_changes_grow_too_large_or_too_many(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MOST_CHANGES", 2)
+    grown(pair, 6)
+    assert [each.base is None for each in snapshots(pair)] == [True, False, False, True, False, False, True]
+    monkeypatch.setattr(changes, "LARGEST_SHARE", 0.0)
+    grown(pair, 1)
+    assert snapshots(pair)[-1].base is None
+    assert problems(pair) == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CREATE VIRTUAL TABLE words USING fts5(word)",
+        "CREATE TABLE u(a, b, c); CREATE UNIQUE INDEX ub ON u(abs(b)) WHERE c > random() & 0 + 1",
+    ],
+    ids=["virtual table", "unprobed index"],
+)
+def test_snapshot_is_whole_when_rows_do_not_tell_all(pair: FollowedPair, schema: str) -> None:
+    with contextlib.suppress(apsw.SQLError):
+        pair.do(schema)
+    pair.pull()
+    points = grown(pair, 3)
+    for each in points:
+        pair.same_at(*each)
+
+
+def test_changes_become_one_when_those_between_go(pair: FollowedPair) -> None:
+    points = grown(pair, 9)
+    before = snapshots(pair)
+    prune(pair, [points[2][0], points[6][0]])
+    whole, second, sixth, newest = snapshots(pair)
+    assert whole == before[0], "changes lead on from it"
+    assert (second.base, sixth.base, newest.base) == (whole.id, second.id, sixth.id)
+    assert (second.id, sixth.id) == (points[2][0], points[6][0])
+    with Catalog(pair.store.catalog) as catalog:
+        assert empty_trash(pair.store, clock.now() + FAR) > 0
+        assert len(restorable(catalog)) >= 3
+    assert problems(pair) == []
+    for number in (2, 6, 8):
+        pair.same_at(*points[number])
+
+
+def test_merged_change_has_each_row_once_when_the_same_rows_change_again(pair: FollowedPair) -> None:
+    points = grown(pair, 2)
+    for number in range(12):
+        pair.do("UPDATE t SET v = ?", (f"{number}",)) if number < 0 else pair.do("UPDATE t SET v = v || 'y'")
+        points.append(pair.point())
+        pull_once(pair.store, pair.path, snapshot_s=0)
+    one = snapshots(pair)[-2]
+    prune(pair, [points[1][0]])
+    merged = snapshots(pair)[-1]
+    assert merged.base == points[1][0]
+    assert merged.bytes < 1.5 * one.bytes
+    pair.same_at(*points[-1])
+
+
+@pytest.mark.parametrize("dies_in", ["throw_away", "merge_changes", "drop_snapshot", "add_snapshot"])
+def test_prune_is_finished_by_the_next_when_it_died(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    points = grown(pair, 8)
+    with Catalog(pair.store.catalog) as catalog:
+        for number in (2, 5):
+            here = next(each for each in catalog.snapshots() if each.id == points[number][0])
+            [point] = pair.points_at(points[number][0])
+            annotate(pair.store, catalog, point, here, None, pin=True)
+    for after in range(3):
+        left = [after]
+
+        def dying(real: object, left: list[int] = left) -> object:
+            def one(*arguments: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return real(*arguments)  # type: ignore[operator]
+
+            return one
+
+        place = Catalog if dies_in in ("drop_snapshot", "add_snapshot") else expire
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(place, dies_in, dying(getattr(place, dies_in)))
+            prune(pair, [])
+        with Catalog(pair.store.catalog) as catalog:
+            for each in catalog.snapshots():
+                chain_of(each, catalog.snapshots())
+        for number in (2, 5, 7):
+            pair.same_at(*points[number])
+    prune(pair, [])
+    assert [each.id for each in snapshots(pair)[1:]] == [points[number][0] for number in (2, 5, 7)]
+    assert problems(pair) == []
+    assert verify_at_rest(pair.store, lambda _what, _bytes: None).notes == []
+
+
+def test_changes_come_back_when_the_catalog_was_made_again(pair: FollowedPair) -> None:
+    points = grown(pair, 8)
+    prune(pair, [points[3][0]])
+    before = snapshots(pair)
+    without_catalog(pair.store)
+    rebuilt = rebuild_catalog(pair.store, dry_run=False)
+    assert (rebuilt.damaged, rebuilt.not_used) == ([], [])
+    assert snapshots(pair) == before
+    for number in (3, 7):
+        pair.same_at(*points[number])
+
+
+def test_merged_change_is_used_when_the_one_it_came_of_is_still_there(pair: FollowedPair) -> None:
+    points = grown(pair, 5)
+    old = {each.path: (pair.store.folder / each.path).read_bytes() for each in snapshots(pair)}
+    prune(pair, [points[3][0]])
+    before = snapshots(pair)
+    for path, data in old.items():
+        (pair.store.folder / path).write_bytes(data)
+    without_catalog(pair.store)
+    rebuilt = rebuild_catalog(pair.store, dry_run=False)
+    assert rebuilt.damaged == [] and len(rebuilt.not_used) == 1
+    assert {each.path for each in before} <= {each.path for each in snapshots(pair)}
+    assert problems(pair) == []
+
+
+@pytest.fixture
+def flipped(pair: FollowedPair) -> Iterator[tuple[FollowedPair, list[tuple[int, Path]], Path]]:
+    points = grown(pair, 4)
+    yield pair, points, pair.store.folder / snapshots(pair)[2].path
+
+
+def test_damage_is_named_and_the_rest_restores_when_any_byte_of_a_change_is_flipped(
+    flipped: tuple[FollowedPair, list[tuple[int, Path]], Path],
+) -> None:
+    pair, points, path = flipped
+    sound = path.read_bytes()
+    rng = random.Random(3)
+    for at in [0, len(sound) - 1, *rng.sample(range(len(sound)), 40)]:
+        data = bytearray(sound)
+        data[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(VerifyFailed, match=path.name):
+            pair.same_at(*points[1])
+        assert not list(pair.folder.glob("*restored*"))
+    assert any(path.name in each for each in problems(pair))
+    pair.same_at(*points[0])
+    for length in (0, 10, len(sound) // 2, len(sound) - 1):
+        path.write_bytes(sound[:length])
+        with pytest.raises(VerifyFailed, match=path.name):
+            pair.same_at(*points[1])
+    path.write_bytes(sound)
+    pair.same_at(*points[1])
+
+
+def test_other_changes_go_when_one_is_damaged(pair: FollowedPair) -> None:
+    points = grown(pair, 6)
+    path = pair.store.folder / snapshots(pair)[2].path
+    path.write_bytes(path.read_bytes()[:-1])
+    prune(pair, [points[0][0]])
+    left = {each.id for each in snapshots(pair)}
+    assert {each.id for each in snapshots(pair) if each.base} >= {points[number][0] for number in (0, 1, 2, 5)}, left
+    pair.same_at(*points[0])
+
+
+def test_chain_is_refused_when_what_comes_out_is_not_what_the_mirror_was(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = grown(pair, 1)
+    with monkeypatch.context() as patched:
+        # A rule that was broken: rows that the log names are left out.
+        patched.setattr(changes, "put_rows", lambda _db, _shapes: None)
+        pair.do("UPDATE t SET v = 'another'")
+        wrong = pair.point()
+        pull_once(pair.store, pair.path, snapshot_s=0)
+    with pytest.raises(VerifyFailed, match="table t"):
+        pair.same_at(*wrong)
+    assert any("table t" in each for each in problems(pair))
+    pair.same_at(*points[0])
+
+
+def test_change_stands_in_for_no_other_when_it_has_its_name(pair: FollowedPair) -> None:
+    points = grown(pair, 3)
+    _, _, second, third = snapshots(pair)
+    (pair.store.folder / third.path).write_bytes((pair.store.folder / second.path).read_bytes())
+    with pytest.raises(VerifyFailed, match="than its name says"):
+        pair.same_at(*points[2])
