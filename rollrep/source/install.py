@@ -43,6 +43,7 @@ from rollrep.source.log import (
     schema_version,
     write_unseen_mark,
 )
+from rollrep.source.pins import is_pinned, pin
 from rollrep.source.readded import count_changes
 from rollrep.source.tables import (
     FORGOTTEN,
@@ -297,7 +298,7 @@ def _is_whole(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
     oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
     if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
         return False
-    return not plan.pin_rowids or _pins(db, plan).get(capture.pin_name(plan.shape.table)) == capture.pin_index(plan)
+    return not plan.pin_rowids or is_pinned(db, plan.shape.table)
 
 
 def _capture(db: apsw.Connection, plan: TablePlan) -> None:
@@ -311,30 +312,9 @@ def _capture(db: apsw.Connection, plan: TablePlan) -> None:
         (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
     )
     if plan.pin_rowids:
-        _pin(db, plan)
+        pin(db, table)
     for statement in capture.capture_triggers(plan, shape_id).values():
         db.execute(statement)
-
-
-def _pins(db: apsw.Connection, plan: TablePlan) -> dict[str, str]:
-    """Name to text of the indexes of ours that are on the table, or are named after it on another."""
-    rows = all_rows(
-        db,
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?"
-        " AND (tbl_name = ? COLLATE NOCASE OR name = ?)",
-        (OURS, plan.shape.table, capture.pin_name(plan.shape.table)),
-    )
-    return dict(rows)
-
-
-def _pin(db: apsw.Connection, plan: TablePlan) -> None:
-    name, text = capture.pin_name(plan.shape.table), capture.pin_index(plan)
-    found = _pins(db, plan)
-    for other in found:
-        if (other, found[other]) != (name, text):
-            db.execute(f"DROP INDEX {sql.name(other)}")
-    if found.get(name) != text:
-        db.execute(text)
 
 
 def _release(db: apsw.Connection, table: str) -> None:
