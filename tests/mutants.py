@@ -17,6 +17,7 @@ AGAIN = "tests/test_mirror_again.py::test_"
 PATCHES = "tests/test_patches.py::test_"
 VERIFY = "tests/test_verify.py::test_"
 INSTALL = "tests/test_install.py::test_"
+DROP = "tests/test_drop_column.py::test_"
 DIFFERS = r"mirror\.db:\n|restored\.db:\n"
 """what the oracle says when a mirror or a restore is not the source"""
 
@@ -84,8 +85,8 @@ MUTANTS = (
     Mutant(
         "nothing is TOUCHED",
         "source/capture.py",
-        "    if plan.uniques:\n        bodies[",
-        "    if False:\n        bodies[",
+        "    if plan.uniques:\n        made = {",
+        "    if False:\n        made = {",
         TRAPS + "row_removed_by_replace_is_gone_when_the_replacing_row_changes_again",
     ),
     Mutant(
@@ -120,13 +121,13 @@ MUTANTS = (
     Mutant(
         "no touched keys are pending",
         "source/capture.py",
-        "pending = plan.reread and bool(plan.uniques)",
-        "pending = False",
+        "    if plan.reread:\n        before_update.extend(",
+        "    if False:\n        before_update.extend(",
         TRAPS + "row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row",
     ),
     Mutant(
         "capture stays the older trigger",
-        "source/install.py",
+        "source/capturing.py",
         "if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):",
         "if False:",
         TRAPS + "row_arrives_when_another_trigger_that_ends_the_statement_was_made_after_ours",
@@ -134,10 +135,50 @@ MUTANTS = (
     Mutant(
         "nothing pins the rowids",
         "source/install.py",
-        "if plan.pin_rowids and capture.pin_name(table) not in",
-        "if False and capture.pin_name(table) not in",
+        "    if plan.pin_rowids:\n",
+        "    if False:\n",
         TRAPS + "rowids_stay_when_a_table_without_any_index_is_vacuumed",
         DIFFERS + "|does not have|schema",
+    ),
+    Mutant(
+        "a column that may go is read as if it could not",
+        "source/dropping.py",
+        "    if not nulls:\n        return expression\n",
+        "    return expression\n",
+        DROP + "column_goes_when_its_index_went_first",
+        "error in trigger _rollrep_",
+    ),
+    Mutant(
+        "a table without the dropped column is not read again",
+        "source/dropping.py",
+        '+ (f" NATURAL LEFT JOIN',
+        '+ (f" LEFT JOIN',
+        DROP + "mirror_and_both_sides_of_it_are_right_when_a_column_is_dropped",
+        "error in trigger _rollrep_|ambiguous column name",
+    ),
+    Mutant(
+        "what schema_version tells is not asked",
+        "source/readded.py",
+        "count_changes(db) < 2",
+        "count_changes(db) < 2_000",
+        DROP + "table_is_mirrored_again_when_a_column_was_dropped_and_added_as_it_was",
+        r"'resume', ''|'up_to_date', ''",
+    ),
+    Mutant(
+        "a row shows that a column is what it was although it was written to since",
+        "source/readded.py",
+        " AND ({', '.join(keys)}) NOT IN ({logged}) LIMIT 1",
+        " LIMIT 1",
+        DROP + "table_is_mirrored_again_when_a_column_was_dropped_and_added_as_it_was",
+        r"'resume', ''",
+    ),
+    Mutant(
+        "a point is believed although a column may have been another before it",
+        "source/log.py",
+        "return log_id + 1 if found[1] == DOUBT_MARK else",
+        "return",
+        DROP + "table_is_mirrored_again_when_a_column_was_dropped_and_added_as_it_was",
+        r"== \[\]",
     ),
     Mutant(
         "the newest row may be pruned",
@@ -167,8 +208,8 @@ MUTANTS = (
     Mutant(
         "the position is committed behind the rows",
         "destination/pull.py",
-        "            apply_facts(mirror, facts, state.layout.shapes)\n            write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))\n\n",
-        "            apply_facts(mirror, facts, state.layout.shapes)\n        write_state(mirror, msgspec.structs.replace(state, position=head, time=facts.time, virtual_as_of=None))\n\n",
+        "            apply_facts(mirror, facts, state.layout.shapes)\n            write_state(mirror, moved_to(state, facts))\n",
+        "            apply_facts(mirror, facts, state.layout.shapes)\n        write_state(mirror, moved_to(state, facts))\n",
         STEPS + "rows_stay_out_when_the_process_dies_before_the_position_is_written",
         r"assert \(100, 22",
     ),

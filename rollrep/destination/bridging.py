@@ -21,7 +21,6 @@ import dataclasses
 from collections.abc import Callable
 
 import apsw
-import msgspec
 
 from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Point, Position
@@ -30,7 +29,7 @@ from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.mirror_db import State, moved_to, open_mirror, write_state
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.moved import Moved
 from rollrep.destination.replay import OrderNeeded, Replay, apply_facts
@@ -153,9 +152,7 @@ class Bridging:
 
     def _commit(self, mirror: apsw.Connection, state: State, facts: Facts, shadows: ShadowStep) -> tuple[State, int]:
         head = facts.head
-        new = msgspec.structs.replace(
-            state, position=head, time=facts.time, schema_version=facts.schema_version, virtual_as_of=None
-        )
+        new = moved_to(state, facts)
         shadows.archive(head.id)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
         with transaction(mirror):

@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from rollrep.core.errors import RollrepError, UsageError
-from rollrep.core.nouns import PREFIX, Layout, Position
+from rollrep.core.nouns import PREFIX, Facts, Layout, Position
 from rollrep.destination.container import disk_room
 from rollrep.query import find_row, one_value
 
@@ -57,6 +57,16 @@ class State(msgspec.Struct, frozen=True):
 def seen_at(state: State) -> int:
     """The log id that the mirror's virtual tables are of."""
     return state.position.id if state.virtual_as_of is None else state.virtual_as_of
+
+
+def stood_still(state: State, facts: Facts) -> State:
+    """The state when nothing was logged, as of `facts`."""
+    return msgspec.structs.replace(state, schema_version=facts.schema_version, virtual_as_of=None)
+
+
+def moved_to(state: State, facts: Facts) -> State:
+    """The state when all up to `facts.head` is in the mirror."""
+    return msgspec.structs.replace(stood_still(state, facts), position=facts.head, time=facts.time)
 
 
 def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:

@@ -30,7 +30,15 @@ from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.ladder import Ladder
-from rollrep.destination.mirror_db import State, open_mirror, refuse_another_source, state_of, write_state
+from rollrep.destination.mirror_db import (
+    State,
+    moved_to,
+    open_mirror,
+    refuse_another_source,
+    state_of,
+    stood_still,
+    write_state,
+)
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
@@ -232,17 +240,17 @@ class _Pull:
                     facts = self._gather(mirror, state, archived, answer, shadows)
                 if facts.head.id > state.position.id or shadows.changes:
                     self._commit_replay(mirror, state, facts, shadows)
-                elif _stood_still(state, facts) != state or not has_facts(mirror, facts, state.layout.shapes):
+                elif stood_still(state, facts) != state or not has_facts(mirror, facts, state.layout.shapes):
                     with transaction(mirror):
                         apply_facts(mirror, facts, state.layout.shapes)
-                        write_state(mirror, _stood_still(state, facts))
+                        write_state(mirror, stood_still(state, facts))
             except apsw.FullError as error:
                 raise OSError(28, str(error)) from error
             finally:
                 remove_database(self._store.incoming)
                 shadows.close()
         shadows.settle(facts.head.id)
-        return _moved(state, facts)
+        return moved_to(state, facts)
 
     def _gather(
         self, mirror: apsw.Connection, state: State, archived: Position, answer: Answer, shadows: ShadowStep
@@ -285,7 +293,7 @@ class _Pull:
             replay.finish()
             shadows.put()
             apply_facts(mirror, facts, state.layout.shapes)
-            write_state(mirror, _moved(state, facts))
+            write_state(mirror, moved_to(state, facts))
 
     # mirror
 
@@ -318,11 +326,3 @@ class _Pull:
                 bytes_received=self._session.bytes_received,
                 mirror_bytes=self._store.mirror.stat().st_size,
             )
-
-
-def _stood_still(state: State, facts: Facts) -> State:
-    return msgspec.structs.replace(state, schema_version=facts.schema_version, virtual_as_of=None)
-
-
-def _moved(state: State, facts: Facts) -> State:
-    return msgspec.structs.replace(_stood_still(state, facts), position=facts.head, time=facts.time)

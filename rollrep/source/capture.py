@@ -46,20 +46,6 @@ def trigger_name(event: str, table: str) -> str:
     return f"{PREFIX}{event}_{table}"
 
 
-def pin_name(table: str) -> str:
-    """An index over no row at all: it exists so that VACUUM keeps the table's rowids.
-
-    VACUUM renumbers the rowids of a table without INTEGER PRIMARY KEY unless it has an index
-    (https://www.sqlite.org/lang_vacuum.html); one with `WHERE 0` costs nothing to keep.
-    """
-    return f"{PREFIX}pin_{table}"
-
-
-def pin_index(plan: TablePlan) -> str:
-    table = plan.shape.table
-    return f"CREATE INDEX {sql.name(pin_name(table))} ON {sql.name(table)}(1) WHERE 0"
-
-
 def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
     """Trigger name to CREATE TRIGGER text, in the order to create them.
 

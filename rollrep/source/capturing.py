@@ -16,6 +16,7 @@ from rollrep.core.nouns import PREFIX, Shape
 from rollrep.query import all_rows, one_value
 from rollrep.source import capture
 from rollrep.source.inspect import TablePlan
+from rollrep.source.pins import is_pinned, pin
 from rollrep.source.tables import FORGOTTEN, LOG, PENDING, SHAPE
 
 OURS = f"{PREFIX}*"
@@ -39,7 +40,7 @@ def stands(db: apsw.Connection, plan: TablePlan, known: Shape) -> bool:
     oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
     if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
         return False
-    return not plan.pin_rowids or _pins(db, plan).get(capture.pin_name(plan.shape.table)) == capture.pin_index(plan)
+    return not plan.pin_rowids or is_pinned(db, plan.shape.table)
 
 
 def capture_table(db: apsw.Connection, plan: TablePlan) -> None:
@@ -54,30 +55,9 @@ def capture_table(db: apsw.Connection, plan: TablePlan) -> None:
         (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
     )
     if plan.pin_rowids:
-        _pin(db, plan)
+        pin(db, table)
     for statement in capture.capture_triggers(plan, shape_id).values():
         db.execute(statement)
-
-
-def _pins(db: apsw.Connection, plan: TablePlan) -> dict[str, str]:
-    """Name to text of the indexes of ours that are on the table, or are named after it on another."""
-    rows = all_rows(
-        db,
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?"
-        " AND (tbl_name = ? COLLATE NOCASE OR name = ?)",
-        (OURS, plan.shape.table, capture.pin_name(plan.shape.table)),
-    )
-    return dict(rows)
-
-
-def _pin(db: apsw.Connection, plan: TablePlan) -> None:
-    name, text = capture.pin_name(plan.shape.table), capture.pin_index(plan)
-    found = _pins(db, plan)
-    for other in found:
-        if (other, found[other]) != (name, text):
-            db.execute(f"DROP INDEX {sql.name(other)}")
-    if found.get(name) != text:
-        db.execute(text)
 
 
 def release(db: apsw.Connection, table: str) -> None:
