@@ -134,7 +134,7 @@ MUTANTS = (
     ),
     Mutant(
         "nothing pins the rowids",
-        "source/install.py",
+        "source/capturing.py",
         "    if plan.pin_rowids:\n",
         "    if False:\n",
         TRAPS + "rowids_stay_when_a_table_without_any_index_is_vacuumed",
@@ -325,7 +325,7 @@ MUTANTS = (
     ),
     Mutant(
         "the old line is not kept",
-        "destination/pull.py",
+        "destination/ladder.py",
         "            take_snapshot(self._store, self._catalog)\n\n    def _archive_old_schema",
         "            pass\n\n    def _archive_old_schema",
         STEPS + "old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot",
