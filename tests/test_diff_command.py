@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import oracle
 import pytest
+from sources import copy_source, recompute
 from test_cli import Place, only_object, refusal
 
 SCHEMA = (
@@ -174,3 +175,25 @@ def test_diff_leaves_no_file_behind_when_it_is_done(place: Place) -> None:
     for how in ("--summary", "--rows", "--sql"):
         diff(place, "label:one", f"file:{place.db}", how)
     assert place.names() == names
+
+
+def test_diff_against_the_source_leads_to_it_when_it_was_not_pulled_yet(place: Place) -> None:
+    before = restored(place, "one")
+    place.write("DELETE FROM account WHERE id = 2", "INSERT INTO account VALUES (10, 'new', -0.5)")
+    told = json.loads(diff(place, "label:one", "source", "--json"))
+    assert told["b"]["point"] == json.loads(place.good("points", "shop", "--json").stdout)["points"][-1]["point"]
+    script = diff(place, "label:one", "source", "--sql")
+    with contextlib.closing(apsw.Connection(str(before))) as db:
+        db.execute(script).fetchall()
+    copy = place.folder / "source.db"
+    copy_source(place.db, copy)
+    recompute(copy)
+    oracle.assert_same(copy, before)
+    assert diff(place, "source", "latest") == "nothing differs\n"
+
+
+def test_diff_against_the_source_ends_as_a_pull_does_when_there_is_none(place: Place) -> None:
+    place.db.rename(place.folder / "away.db")
+    done = place.run("diff", "shop", "label:one", "source")
+    assert done.returncode == place.run("pull", "shop").returncode != 0
+    assert "next: " in done.stderr and done.stdout == ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rollrep.cli.options import chosen_point, config_option, naming, store_for
+from rollrep.cli.options import chosen_point, config_of, config_option, naming, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, UsageError
@@ -18,6 +18,7 @@ from rollrep.core.literals import shown
 from rollrep.core.units import show_count
 
 FILE = "file:"
+SOURCE = "source"
 SIGNS = {"removed": "-", "added": "+", "changed": "~", "moved": "~"}
 
 
@@ -55,7 +56,8 @@ def diff_command(
 ) -> None:
     """Say what differs between two states of JOB, to the storage class.
 
-    A and B are moments as --at takes them, or file:PATH, any SQLite database. Rows are told apart by their rowid, or
+    A and B are moments as --at takes them; file:PATH, any SQLite database; or source, the source as it is now, for
+    which the job is pulled. Rows are told apart by their rowid, or
     by the primary key of a table WITHOUT ROWID; that rowid is all a changeset can't say of a row.
 
     Ends with 3 when something could not be compared, or put into the changeset; it is named.
@@ -66,6 +68,9 @@ def diff_command(
     store = store_for(ctx, config, job)
     if changeset and not dry_run:
         check_output(changeset.absolute(), force=force)
+    if SOURCE in (before, after):
+        pull_first(ctx, config, job)
+        before, after = ("latest" if text == SOURCE else text for text in (before, after))
     with naming(job), compared(store, job, before, after, tables) as (db, found, first, a, b):
         told: dict[str, Any] = {"job": job, "a": a, "b": b, "not_compared": found.not_compared}
         missing = {name: f"{name} was not compared: {why}" for name, why in found.not_compared.items()}
@@ -107,6 +112,17 @@ def compared(
         require_tables(tables, all_tables(db))
         found = compare(db, tables)
         yield db, found, first, a, b
+
+
+def pull_first(ctx: click.Context, config: Path | None, job: str) -> None:
+    """Brings the mirror to a commit of the source, which is the newest point then.  Raises what the pull ended with."""
+    from rollrep.hooks import plugin_manager
+    from rollrep.jobs.run import run_pull
+
+    loaded = config_of(ctx, config)
+    result = run_pull(loaded, loaded.jobs[job], plugin_manager(), lambda _job, _table, _rows: None)
+    if result.error:
+        raise result.error
 
 
 def resolve(catalog: Any, job: str, text: str) -> Any:

@@ -19,7 +19,7 @@ from rollrep.core.errors import Temporary, UsageError
 from rollrep.destination.cache import Cache
 from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.container import disk_room
-from rollrep.destination.restore import plan, restore
+from rollrep.destination.restore import plan_newest, restore
 from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.store import Store
 
@@ -29,7 +29,7 @@ def point_file(store: Store, catalog: Catalog, point: CatalogPoint, progress: Ca
     """The restored file of a point; it stays while inside."""
 
     def build(path: Path) -> None:
-        restore(store, catalog, plan(catalog, point), path, force=True, progress=progress)
+        restore(store, catalog, plan_newest(store, catalog, point), path, force=True, progress=progress)
 
     with Cache(store).file(point, build) as path:
         yield path
