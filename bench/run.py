@@ -26,6 +26,7 @@ from bench.stage import Stage  # noqa: E402
 
 QUESTIONS = {
     "capture": "what the log costs the application",
+    "prepare": "what the log adds to a statement that is prepared anew",
     "shipping": "what the log and its pulls cost together, beside Litestream",
     "wire": "bytes on the wire per operation",
     "replay": "pull and replay of a backlog, operations per CPU second",
