@@ -1,7 +1,7 @@
 """One sweep over a table of a mirror: digests in key order, and the rows of whatever differs, all in one stream.
 
-    ask ──► stretch ─ equal ─ equal ─ differs ──► groups of 512 ──► groups of 8 ──► their rows
-            groups of 8 from the start            where changes lie all over the last stretch
+    ask ──► stretch ─ equal ─ equal ─ differs ──► groups of 512 ──► groups of 10 ──► their rows
+            groups of 10 from the start           where changes lie all over the last stretch
             rows from the start                   where most groups of the last stretch differ
 
 The source is never idle: the next stretch is asked for before our digest of this one is taken, and an answer may be
@@ -29,7 +29,7 @@ from rollrep.destination.parts import Differing, Parts
 from rollrep.wire.messages import Ask, Groups, Key, KeyRange, Rows, SendGroups, SendRows, SendStretch, Stretch
 from rollrep.wire.session import Session, Tail
 
-COARSE, FINE = 512, 8
+COARSE, FINE = 512, 10
 """rows of a group; of what differs within the fine ones all rows are fetched, unless they are wide"""
 WIDE_BYTES = 512
 """packed; groups of wider rows are looked into row by row"""

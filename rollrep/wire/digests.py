@@ -187,5 +187,5 @@ def _digest(scan: Scan, digest_bytes: int) -> str:
         value = f"t.{sql.name(column)}"
         if not scan.utf8:
             value = f"CASE typeof({value}) WHEN 'text' THEN hex(CAST({value} AS BLOB)) ELSE {value} END"
-        parts.append(f"hex(sha3_agg({value}))")
+        parts.append(f"hex(substr(sha3_agg({value}), 1, {digest_bytes}))")
     return f"substr(sha3({sql.balanced(parts, ' || ')}), 1, {digest_bytes})"
