@@ -412,6 +412,26 @@ def test_replaced_rows_are_gone_when_tables_are_compared_meanwhile(
     pair.same()
 
 
+def test_each_table_goes_its_own_way_when_the_schema_changed_and_the_log_is_gone(pair: OverrunPair) -> None:
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    pair.do("ALTER TABLE bare ADD COLUMN w DEFAULT 5; CREATE TABLE fresh(x); INSERT INTO fresh VALUES (1)")
+    outcome = pair.pull()
+    found = {each.table: each.rung for each in outcome.moved}
+    assert found == {"account": "digests", "pair": "digests", "bare": "copy", "fresh": "copy"}
+    assert sum(each.rows for each in outcome.moved if each.rung == "digests") < 3_000
+    pair.same()
+    pair.do("CREATE TRIGGER own AFTER INSERT ON pair BEGIN UPDATE account SET city = new.v WHERE id = new.n; END")
+    pair.do("INSERT INTO pair VALUES ('new', 17, 'moved'); UPDATE account SET city = 'x' WHERE id = 9")
+    outcome = pair.pull()
+    assert outcome.reason == "schema"
+    assert {each.rung for each in outcome.moved} == {"digests"}, "the text of no table changed"
+    pair.same()
+    after = pair.point()
+    pair.pull()
+    pair.same_at(*after)
+
+
 @pytest.mark.parametrize("share", [3, 1])
 @pytest.mark.parametrize("width", [20, 2_000])
 def test_tables_are_right_when_rows_are_wide_or_most_of_them_changed(

@@ -30,7 +30,7 @@ from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Position
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.mirror_db import State, moved_to, open_mirror, write_state
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.moved import Copied, Moved, Progress
 from rollrep.destination.replay import Replay, apply_facts
@@ -60,6 +60,8 @@ class Reached(msgspec.Struct, frozen=True):
     """where the hole begins"""
     position: Position
     """up to where the log was gathered"""
+    schema_version: int | None
+    """the source's when the operation began"""
     next_id: int = FIRST_ID
     done: tuple[int, ...] = ()
     """shape ids"""
@@ -108,7 +110,11 @@ class InPlace:
             side.execute("CREATE TABLE reached(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
         self._open()
         base, digest = self._state.position, self._state.schema_digest
-        self._write(Reached(base, digest, line, answer.reason, after, position))
+        self._write(Reached(base, digest, line, answer.reason, after, position, answer.facts.schema_version))
+
+    def followed(self) -> State:
+        """The state that a source is asked from: what its schema was before was seen to at the beginning."""
+        return msgspec.structs.replace(self._state, schema_version=self.reached.schema_version)
 
     def compare(self, session: Session) -> None:
         """Gathers what differs of every table that is not done.  Raises SchemaChanged and LogOverrun."""
@@ -243,8 +249,10 @@ class InPlace:
                 shadows.put()
             apply_facts(self.db, facts, self._state.layout.shapes)
             state = msgspec.structs.replace(
-                self._state, position=facts.head, time=facts.time, line=commit(facts), virtual_as_of=None,
-                database_id=answer.database_id, instance=answer.instance,
-            )  # fmt: skip
+                moved_to(self._state, facts),
+                line=commit(facts),
+                database_id=answer.database_id,
+                instance=answer.instance,
+            )
             write_state(self.db, state)
         return state

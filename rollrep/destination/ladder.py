@@ -1,7 +1,8 @@
 """The ladder of a mirror operation: which rung it takes, and what the catalog learns of it.
 
     layout as it was        compared in place; where rows would have to be replayed in order, in a staging mirror
-    another layout          a staging mirror: tables whose capture was interrupted are copied, the others kept
+    another layout          a staging mirror: tables that are new or another are copied; those whose capture was
+                            interrupted, or all that the log does not lead to, compared; the others kept
     no mirror               a staging mirror: all tables are copied
 
 Where the source's history is another one, the old line is kept first, by a snapshot; where the schema changed, what
@@ -83,13 +84,14 @@ class Ladder:
             return None
         return staged
 
-    def take_up_in_place(self, state: State) -> Reached | None:
-        """How far an operation on this mirror is that was cut."""
-        self._in_place = InPlace(self._store, state, self._pace.count)
-        reached = self._in_place.take_up()
+    def take_up_in_place(self, state: State) -> tuple[State, Reached] | None:
+        """(the state to ask the source from, how far it is) of an operation on this mirror that was cut."""
+        operation = InPlace(self._store, state, self._pace.count)
+        reached = operation.take_up()
         if reached is None:
-            self._in_place = None
-        return reached
+            return None
+        self._in_place = operation
+        return operation.followed(), reached
 
     def discard(self) -> None:
         """Forgets what was under way; the mirror is untouched."""
@@ -143,7 +145,7 @@ class Ladder:
 
         try:
             operation.compare(self._session)
-            last = self._hello(state, operation.reached.position, again=True)
+            last = self._hello(operation.followed(), operation.reached.position, again=True)
             if last.kind == "mirror":
                 raise LogOverrun(last.oldest)
             done = operation.finish(self._session, last, commit)
@@ -173,7 +175,7 @@ class Ladder:
             staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
             if answer.reason == "schema" and state:
                 staged = self._replay_archived(state, staged)
-            elif not staged.compares:
+            elif not staged.copied and not staged.to_compare:
                 staged = self._fetch_pages(staged, sum(answer.rows.values()))
         elif answer.reason == "schema":
             staged = self._mirroring.change_schema(staged, answer)

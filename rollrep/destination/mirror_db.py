@@ -46,8 +46,8 @@ class State(msgspec.Struct, frozen=True):
     """why a mirror operation is under way; empty in a finished mirror"""
     began_after: int = 0
     """where the hole of a mirror operation begins"""
-    compares: bool = False
-    """whether that operation began with the old mirror's rows, and compares them with the source's"""
+    to_compare: tuple[int, ...] = ()
+    """shape ids of which that operation began with the old mirror's rows, and compares them with the source's"""
     schema_version: int | None = None
     """the source's when the mirror reached `position`, or when the connection began that it was reached on"""
     virtual_as_of: int | None = None

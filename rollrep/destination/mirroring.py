@@ -29,7 +29,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.clock import monotonic_s
-from rollrep.core.nouns import Facts, Position, Shape
+from rollrep.core.nouns import Facts, Layout, Position, Shape
 from rollrep.destination import container
 from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.container import unpack
@@ -84,9 +84,8 @@ class Mirroring:
         layout = answer.layout or (layout_before.layout if layout_before else None)
         assert layout is not None, "a source sends its layout whenever the destination has none"
         self.discard()
-        # Where the layout is the same, most rows are likely to be: only what differs is fetched.
-        compares = layout_before is not None and answer.layout is None
-        partly = answer.reason == "schema" or compares
+        # What a table was is likely to be most of what it is: only what differs is fetched.
+        partly = layout_before is not None and (answer.reason == "schema" or _fits(layout_before.layout, layout))
         if partly:
             with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
                 copy_database(mirror, self._store.staging)
@@ -94,9 +93,10 @@ class Mirroring:
             container.sync_file(self._store.staging)
         self._db = open_mirror(self._store.staging, layout=None if partly else layout)
         old = layout_before.layout if partly and layout_before else None
-        copied = [shape.id for shape in layout.shapes]
+        followed = {shape.id for shape in old.shapes} if old and answer.reason == "schema" else set()
         with transaction(self._db):
-            to_copy = {shape.id for shape in evolve(self._db, old, layout)}
+            to_copy = {shape.id for shape in evolve(self._db, old, layout, keep=True)}
+            there = [shape.id for shape in layout.shapes if partly and shape.id not in to_copy]
             state = State(
                 line=line,
                 position=position,
@@ -106,10 +106,10 @@ class Mirroring:
                 schema_version=answer.facts.schema_version,
                 database_id=answer.database_id,
                 instance=answer.instance,
-                copied=tuple(shape_id for shape_id in copied if shape_id not in to_copy and not compares),
+                copied=tuple(each for each in there if each in followed),
                 reason=answer.reason,
                 began_after=after,
-                compares=compares,
+                to_compare=tuple(each for each in there if each not in followed),
             )
             write_state(self._db, state)
         return state
@@ -179,7 +179,7 @@ class Mirroring:
         """
         for shape in state.layout.shapes:
             if shape.id not in state.copied:
-                copy = self._compare_table if state.compares else self._copy_table
+                copy = self._compare_table if shape.id in state.to_compare else self._copy_table
                 state = copy(session, state, shape)
         return state
 
@@ -212,7 +212,7 @@ class Mirroring:
             apply_facts(self.db, facts, state.layout.shapes)
             state = msgspec.structs.replace(
                 state, position=facts.head, time=facts.time, schema_version=facts.schema_version, instance=instance,
-                copied=(), copying=0, after_key=None, reason="", compares=False, virtual_as_of=None,
+                copied=(), copying=0, after_key=None, reason="", to_compare=(), virtual_as_of=None,
             )  # fmt: skip
             write_state(self.db, state)
         return state
@@ -356,11 +356,16 @@ class Mirroring:
         started = {
             shape.id: shape
             for shape in state.layout.shapes
-            if state.compares or shape.id in state.copied or shape.id == state.copying
+            if shape.id in (*state.copied, *state.to_compare, state.copying)
         }
         replay = Replay(self.db, started, in_order=True, ignore_unknown=True)
         self.copied.operations += replay.window(batch.first, batch.last)
         return msgspec.structs.replace(state, position=Position(batch.epoch, batch.last, batch.proof))
+
+
+def _fits(before: Layout, now: Layout) -> bool:
+    """Whether a file of the one may become one of the other."""
+    return (before.encoding, before.page_size, before.auto_vacuum) == (now.encoding, now.page_size, now.auto_vacuum)
 
 
 @contextlib.contextmanager

@@ -164,8 +164,9 @@ class _Pull:
                 self._out.answer, self._out.reason = "mirror", staged.reason
                 return self._mirror(answer, state, staged)
             self._ladder.discard()
-        if state and (reached := self._ladder.take_up_in_place(state)):
-            answer = self._hello(state, reached.position, again=True)
+        if state and (taken_up := self._ladder.take_up_in_place(state)):
+            followed, reached = taken_up
+            answer = self._hello(followed, reached.position, again=True)
             if answer.kind != "mirror":
                 self._out.answer, self._out.reason = "mirror", reached.reason
                 return self._mirror(answer, state, None)

@@ -41,11 +41,12 @@ _VIRTUAL = frozenset({apsw.SQLITE_CREATE_VTABLE})
 """what the text of a virtual table may do besides: its module is an inert one"""
 
 
-def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
+def evolve(db: apsw.Connection, old: Layout | None, new: Layout, *, keep: bool = False) -> list[Shape]:
     """Brings the schema of `db` from `old` to `new`; the shapes whose tables must be copied (again).
 
-    Tables to copy are left empty.  Call it inside a transaction.  Raises SchemaProblem with the
-    object's name where one can't be made here.
+    Tables to copy are left empty.  With `keep` those whose text is as it was keep their rows, though their capture was
+    interrupted, and are none of them: they are to be compared.  Call it inside a transaction.  Raises SchemaProblem
+    with the object's name where one can't be made here.
     """
     make_inert(db, {each.module for layout in (old, new) if layout for each in layout.virtuals})
     wanted = carried(new)
@@ -68,7 +69,7 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout) -> list[Shape]:
     # A table's text may change while its capture goes on (a table that it refers to was renamed): it is
     # made anew here, and so it is empty.
     known = {shape.id for shape in old.shapes} if old else set()
-    to_copy = [shape for shape in new.shapes if shape.id not in known or shape.table in created]
+    to_copy = [shape for shape in new.shapes if (shape.id not in known and not keep) or shape.table in created]
     # So is one that is left out from now on, as if it always had been: rows that nobody follows would pass for true.
     left_out = ({shape.table for shape in old.shapes} if old else set()) - {shape.table for shape in new.shapes}
     tables = {item.name for item in wanted if item.type == "table" and item.name not in virtual}
