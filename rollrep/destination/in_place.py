@@ -243,8 +243,10 @@ class InPlace:
                 shadows.put()
             apply_facts(self.db, facts, self._state.layout.shapes)
             state = msgspec.structs.replace(
-                self._state, position=facts.head, time=facts.time, line=commit(facts), virtual_as_of=None,
-                database_id=answer.database_id, instance=answer.instance,
-            )  # fmt: skip
+                moved_to(self._state, facts),
+                line=commit(facts),
+                database_id=answer.database_id,
+                instance=answer.instance,
+            )
             write_state(self.db, state)
         return state
