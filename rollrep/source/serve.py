@@ -330,7 +330,7 @@ class _Server:
 
     def _send_pages(self, db: apsw.Connection, wanted: messages.SendPages) -> None:
         _, meta = self._greeted()
-        if wanted.schema_digest != self._digest or not is_current(db):
+        if wanted.schema_digest != self._digest or not self._is_as_answered(db, meta):
             self.say(messages.Changed())
             return
         if self._by_pages:
