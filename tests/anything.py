@@ -334,6 +334,7 @@ def migration(draw: Draw, tables: Sequence[Table], number: int) -> list[str]:
     kind = draw.pick([
         "add", "add", "rename column", "rename table", "rebuild", "drop", "new", "index", "trigger", "view",
         "no trigger", "no index", "reindex", "analyze", "numbers", "recreate",
+        "drop column", "drop column", "drop column", "drop last and add",
     ])  # fmt: skip
     unused = [n for n in TABLE_NAMES if n not in {t.name for t in tables}]
     if kind == "add":
@@ -342,6 +343,21 @@ def migration(draw: Draw, tables: Sequence[Table], number: int) -> list[str]:
         ]
     if kind == "rename column":
         return [f"ALTER TABLE {name} RENAME COLUMN {quoted(draw.pick(table.columns))} TO {quoted(f'renamed {number}')}"]
+    # One that was renamed has a name that rollrep's triggers know nothing to put in the place of until the next pull.
+    droppable = [column for column in table.columns if not column.startswith("renamed ")]
+    if kind == "drop column" and droppable:
+        column = quoted(draw.pick(droppable))
+        index = [f"DROP INDEX IF EXISTS {quoted(f'index {draw.count(0, 3)}')}"] if draw.chance(3) else []
+        written = [statement(draw, tables)] if draw.chance(2) else []
+        again = [f"ALTER TABLE {name} ADD COLUMN {column}"] if draw.chance(4) else []
+        drop = [*index, f"ALTER TABLE {name} DROP COLUMN {column}", *written, *again]
+        return ["BEGIN", *drop, "COMMIT"] if draw.chance(2) else drop
+    if kind == "drop last and add" and droppable[-1:] == list(table.columns[-1:]):
+        column = quoted(droppable[-1])
+        return [
+            f"ALTER TABLE {name} DROP COLUMN {column}",
+            f"ALTER TABLE {name} ADD COLUMN {column}{draw.pick(['', '', ' TEXT'])}",
+        ]
     if kind == "rename table":
         return [f"ALTER TABLE {name} RENAME TO {quoted(draw.pick(unused))}"]
     if kind == "rebuild":

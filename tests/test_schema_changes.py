@@ -19,15 +19,16 @@ SHOP = (
     "CREATE TABLE tag(name TEXT PRIMARY KEY, n) WITHOUT ROWID; CREATE TABLE note(text, at);"
     "CREATE TABLE heard(what); CREATE TRIGGER hear AFTER INSERT ON tag BEGIN INSERT INTO heard VALUES (new.name); END;"
     "INSERT INTO author(name) VALUES ('Abe'), ('Berg'), (NULL); INSERT INTO tag VALUES ('a', 1), ('b', x'00');"
-    "INSERT INTO book VALUES (1, 1, 'one', 1.5, 10), (2, 2, 'two', NULL, 20); INSERT INTO note VALUES ('n', 1), (NULL, 2);"
+    "INSERT INTO book VALUES (1, 1, 'one', 1.5, 10), (2, 2, 'two', 2.5, 20), (3, 2, NULL, NULL, 30); INSERT INTO note VALUES ('n', 1), (NULL, 2);"
 )
 WORK = "UPDATE author SET name = 'B' WHERE id = 2; INSERT INTO heard VALUES ('x'); DELETE FROM note WHERE at = 2"
 
 DJANGO = """
 PRAGMA foreign_keys = OFF; BEGIN;
 CREATE TABLE "new__book" ("id" integer NOT NULL PRIMARY KEY, "title" varchar(9) NOT NULL, "stars" integer DEFAULT 3 NOT NULL,
-  "author" bigint NULL REFERENCES "author" ("id") DEFERRABLE INITIALLY DEFERRED);
-INSERT INTO "new__book" ("id", "title", "author", "stars") SELECT "id", coalesce("title", ''), "author", 3 FROM "book";
+  "pages" integer NULL, "author" bigint NULL REFERENCES "author" ("id") DEFERRABLE INITIALLY DEFERRED);
+INSERT INTO "new__book" ("id", "title", "pages", "author", "stars")
+  SELECT "id", coalesce("title", ''), "pages", "author", 3 FROM "book";
 DROP VIEW titles; DROP TABLE "book"; ALTER TABLE "new__book" RENAME TO "book"; CREATE INDEX "book_author" ON "book" ("author");
 PRAGMA foreign_key_check; COMMIT; PRAGMA foreign_keys = ON;
 INSERT INTO book(id, title, author) VALUES (9, 'nine', 3)
@@ -47,8 +48,8 @@ ALTER TABLE _alembic_tmp_note RENAME TO note; UPDATE note SET text = 'alembic'
 """
 KNEX = """
 PRAGMA foreign_keys = OFF; BEGIN;
-CREATE TABLE `_knex_temp_alter123` (id INTEGER PRIMARY KEY, `author` REFERENCES author(id), title TEXT, `price` REAL);
-INSERT INTO `_knex_temp_alter123` (`id`, `author`, `title`, `price`) SELECT `id`, `author`, `title`, `price` FROM `book`;
+CREATE TABLE `_knex_temp_alter123` (id INTEGER PRIMARY KEY, `author` REFERENCES author(id), title TEXT, `pages` int);
+INSERT INTO `_knex_temp_alter123` (`id`, `author`, `title`, `pages`) SELECT `id`, `author`, `title`, `pages` FROM `book`;
 DROP VIEW titles; DROP TABLE `book`; ALTER TABLE `_knex_temp_alter123` RENAME TO `book`;
 CREATE INDEX book_title ON book(title); COMMIT; DELETE FROM book WHERE id = 1
 """
