@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import faulthandler
 import hashlib
+import json
+import logging
 import multiprocessing
 import os
 import random
@@ -38,18 +39,20 @@ from typing import Any
 import oracle
 import pluggy
 from draws import SeededDraw
-from sim_disk import Clock, Disk, DiskFault, installed
-from sim_line import Line, LineFault, draw_faults
+from sim_disk import Clock, Disk, Unsynced, installed
+from sim_faults import INJECTIONS
+from sim_line import Line, LineFault
 from sim_reader import Reader
 from sim_source import Source
 from sources import recompute
 
 from rollrep.core import clock as rollrep_clock
-from rollrep.core.errors import NotRestorable, RollrepError, VerifyFailed
+from rollrep.core.errors import NotRestorable, VerifyFailed
+from rollrep.core.moments import Latest
 from rollrep.destination import indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import find_point, plan, restorable, restore
 from rollrep.destination.store import Store
 from rollrep.hooks import Hooks
 from rollrep.jobs import run as running
@@ -58,7 +61,7 @@ from rollrep.jobs.run import Result, run_pull
 from rollrep.source import digests, reader
 from rollrep.source.tables import Limits
 
-LONGEST_S = 60
+LONGEST_S = 240
 """a run that takes longer hangs: it says where, and ends"""
 HONEST_PULLS = 6
 """how many pulls without any fault may be needed until all is as it should be"""
@@ -77,7 +80,9 @@ class Run:
         self.rng = random.Random(seed)
         self.said: list[str] = []
         self.seen: Counter[str] = Counter()
-        """fault: what came of it"""
+        """what a pull ended in, and why it was one"""
+        self.done: Counter[str] = Counter()
+        """how often each injection was drawn"""
         self.clock = Clock()
         self.disk = Disk(folder, self.clock, seed)
         self.source = Source(folder / "app.db", self.disk, SeededDraw(seed * 2 + 1), self.said)
@@ -95,13 +100,15 @@ class Run:
         """what is done before the first step whose name has this in it"""
         self.typical = {"pull": 400, "serve": 120}
         self.accept = False
-        self.unverified = False
-        """something was written that no trigger saw, or to the mirror itself"""
+        self.step_name = ""
+        self.answers: Path | None = None
+        """another database, which answers in the place of the source"""
         self.disk.at_step = self.on_step
 
     # ------------------------------------------------------------ steps
 
     def on_step(self, who: str, number: int, name: str) -> None:
+        self.step_name = name
         self.reader.look()
         planned = self.at_steps.pop((who, number), None)
         if self.at_name and self.at_name[0] in name:
@@ -110,177 +117,61 @@ class Run:
             planned()
 
     def open_stream(self, _address: object, _options: object) -> Line:
-        self.line = Line(self.disk, None, self.line_faults, self.most_unread)
+        known = {str(self.source.path): self.answers} if self.answers else None
+        self.line = Line(self.disk, known, self.line_faults, self.most_unread)
         return self.line
+
+    def at(self, who: str, do: Callable[[], None]) -> None:
+        """Plans something for a step of the pull to come: any, early ones as likely as late ones."""
+        self.at_steps[who, self.step_of(who)] = do
+
+    def step_of(self, who: str) -> int:
+        return self.rng.randint(1, self.typical[who] + self.typical[who] // 8)
 
     # ------------------------------------------------------------ pulls
 
-    def pull(self, why: str = "honest") -> Result:
+    def run_pull(self, *, mirror: bool = False) -> Result:
+        return run_pull(
+            self.config, self.job, self.hooks, lambda *_: None, mirror=mirror, accept_source=self.accept, tries=1
+        )
+
+    def pull(self, why: str = "pull", *, mirror: bool = False) -> Result:
         """One pull by rollrep's own code.  Raises Finding where it ends in a way that it never should."""
         self.disk.steps.clear()
         self.line = None
         with self.disk.acting("pull"):
-            result = run_pull(self.config, self.job, self.hooks, lambda *_: None, accept_source=self.accept, tries=1)
+            result = self.run_pull(mirror=mirror)
             self.reader.look()
         self.typical = {who: max(20, self.disk.steps[who]) for who in ("pull", "serve")}
         self.at_steps.clear()
         ended = result.error.kind if result.error else f"{result.outcome.answer} {result.outcome.reason}".strip()
-        self.tell(f"pull ({why}): {ended}{f': {result.error}' if result.error else ''}")
+        self.tell(f"{why}: {ended}{f': {result.error}' if result.error else ''}")
         self.seen[f"{why}: {ended}"] += 1
         if self.line and self.line.wrong is not None:
             raise Finding("serve died of an error of its own") from self.line.wrong
         return result
 
     def honest(self) -> Result:
-        """Pulls until one succeeds; whatever was planned is over."""
+        """Pulls until one succeeds, doing what the errors say; whatever was planned is over."""
         self.line_faults = []
         self.disk.fault = None
+        mirror = False
         for _ in range(HONEST_PULLS):
-            result = self.pull()
+            result = self.pull(mirror=mirror)
             if result.error is None:
+                self.accept = False
                 return result
-            self.cure(result.error)
+            self.accept = "--accept-source" in result.error.remedy
+            mirror = self.accept or "rollrep mirror" in result.error.remedy
         raise Finding(f"{HONEST_PULLS} honest pulls, and still: {result.error}") from result.error
 
-    def cure(self, error: RollrepError) -> None:
-        """What a person does whom the error tells so."""
-        if "--accept-source" in error.remedy:
-            self.accept = True
-
-    def step_of(self, who: str) -> int:
-        """A step of a pull to come: any, early ones as likely as late ones."""
-        return self.rng.randint(1, self.typical[who] + self.typical[who] // 8)
-
-    # ------------------------------------------------------------ moves
-
-    def work(self) -> None:
-        for _ in range(self.rng.choice([1, 2, 6])):
-            self.source.work(transfers=self.rng.choice([0, 1, 3]), statements=self.rng.choice([0, 2, 5]))
-
-    def pull_while_writing(self) -> None:
-        """The application writes at steps of the pull; it also outruns the log, changes its schema, vacuums."""
-        kinds = self.rng.choice([["work"], ["work", "burst"], ["work", "migrate"], ["work", "vacuum", "point"]])
-        for _ in range(self.rng.choice([1, 3, 10])):
-            self.at_steps["serve", self.step_of("serve")] = self.deed(self.rng.choice(kinds))
-        self.pull("writing: " + "+".join(kinds))
-
-    def deed(self, kind: str) -> Callable[[], None]:
-        deeds = {
-            "work": self.work, "burst": self.burst,
-            "migrate": self.source.migrate, "vacuum": self.source.vacuum, "point": lambda: self.source.point() and None,
-        }  # fmt: skip
-        return deeds[kind]
-
-    def pull_dies(self) -> None:
-        self._pull_dies(power=False)
-
-    def power_fails(self) -> None:
-        self._pull_dies(power=True)
-
-    def _pull_dies(self, *, power: bool) -> None:
-        """The puller is dead from some step on: what it did later never was."""
-        image = self.folder / "image"
-        at = self.step_of("pull")
-        died: list[str] = []
-
-        def die() -> None:
-            died.append("")
-            self.disk.image(image, power=power, rng=self.rng)
-
-        self.at_steps["pull", at] = die
-        if self.rng.random() < 0.3:
-            self.at_steps["serve", self.step_of("serve")] = self.deed(self.rng.choice(["work", "burst", "migrate"]))
-        self.pull("power fails" if power else "puller killed")
-        if died:
-            self.tell(f"  the puller had died at its step {at}")
-            self.exchange_store(image)
-
     def exchange_store(self, image: Path) -> None:
+        """From now on the destination's folder is `image`, as after a death."""
         with self.disk.acting("judge"):
             self.reader.forget()
             shutil.rmtree(self.folder / "store")
             image.rename(self.folder / "store")
-            self.disk.unsynced.__init__()  # type: ignore[misc]
-
-    def serve_dies(self) -> None:
-        from sim_disk import Died
-
-        def die() -> None:
-            assert self.line is not None
-            self.line.cut = True
-            raise Died
-
-        self.at_steps["serve", self.step_of("serve")] = die
-        self.pull("serve killed")
-
-    def line_breaks(self) -> None:
-        self.line_faults = draw_faults(self.rng, self.rng.choice([1, 1, 3]))
-        kinds = "+".join(sorted({fault.kind for fault in self.line_faults}))
-        self.pull(f"line: {kinds}")
-        self.tell(
-            "  "
-            + ", ".join(
-                f"{fault.kind} to {fault.to} at {fault.at}{' happened' if fault.happened else ''}"
-                for fault in self.line_faults
-            )
-        )
-        self.line_faults = []
-
-    def disk_fails(self) -> None:
-        code = self.rng.choice([errno.ENOSPC, errno.ENOSPC, errno.EIO])
-        self.disk.fault = DiskFault(code, self.step_of("pull") // 4 + 1, self.rng.choice([1, 4, 100_000]))
-        self.pull(errno.errorcode[code])
-        self.disk.fault = None
-
-    def restored_from_backup(self) -> None:
-        kept = self.source.backup()
-        for _ in range(self.rng.choice([1, 3])):
-            self.work()
-            if self.rng.random() < 0.7:
-                self.pull()
-        if self.rng.random() < 0.5:
-            self.source.point()
-            self.pull()
-        self.tell("source: restored from a backup")
-        self.source.replace_by(kept)
-        if self.rng.random() < 0.6:
-            self.source.burst(self.rng.choice([3, 40, self.whole_log]))
-        self.pull("restored")
-
-    def log_harmed(self) -> None:
-        sql = self.rng.choice([
-            "DELETE FROM _rollrep_log", "DELETE FROM _rollrep_log WHERE id % 7 = 3", "DROP TABLE _rollrep_log",
-            "DELETE FROM _rollrep_forgotten",
-        ])  # fmt: skip
-        self.tell(f"source: {sql}")
-        with self.disk.acting("app"):
-            self.source.attempt(sql)
-            self.source.install(self.limits)
-            self.source.witness.new_era()
-            self.source.saw()
-        self.pull("log harmed")
-
-    def clock_jumps(self) -> None:
-        machine = self.rng.choice(["source", "destination"])
-        by = self.rng.choice([-86_400.0, -3_600.0, -1.0, 1.0, 3_600.0, 30 * 86_400.0])
-        self.tell(f"clock of the {machine} jumps by {by:g} s")
-        self.clock.offset_s[machine] += by
-
-    def point(self) -> None:
-        label = self.source.point()
-        self.tell(f"point {label}")
-
-    def migrate(self) -> None:
-        self.source.migrate()
-
-    def burst(self) -> None:
-        self.source.burst(self.rng.choice([20, self.whole_log // 2, self.whole_log]))
-
-    MOVES: tuple[tuple[str, int], ...] = (
-        ("work", 6), ("point", 3), ("honest", 2), ("pull_while_writing", 6), ("pull_dies", 6), ("power_fails", 4),
-        ("serve_dies", 3), ("line_breaks", 5), ("disk_fails", 5), ("restored_from_backup", 1), ("log_harmed", 1),
-        ("clock_jumps", 1), ("migrate", 2), ("burst", 2),
-    )  # fmt: skip
+            self.disk.unsynced = Unsynced()
 
     # ------------------------------------------------------------ from begin to end
 
@@ -301,12 +192,13 @@ class Run:
             self.honest()
 
     def live(self) -> None:
-        names = [name for name, weight in self.MOVES for _ in range(weight)]
+        names = [each.name for each in INJECTIONS.values() for _ in range(each.weight)]
         self.begin()
-        for _ in range(self.rng.randint(3, 9)):
-            move = self.rng.choice(names)
-            self.tell(f"-- {move}")
-            getattr(self, move)()
+        for _ in range(self.rng.randint(2, 7)):
+            name = self.rng.choice(names)
+            self.tell(f"-- {name}")
+            self.done[name] += 1
+            INJECTIONS[name].do(self)
         self.tell("-- the end")
         self.end()
 
@@ -319,10 +211,18 @@ class Run:
             self.reader.forget()
             assert not self.source.db.in_transaction
             same(self.source.path, self.store.mirror)
+            self.newest_point_is_the_source()
             self.points_are_what_they_were()
             leftovers = [path.name for path in self.store.folder.rglob("*.part*")]
             if leftovers:
                 raise Finding(f"left behind: {leftovers}")
+
+    def newest_point_is_the_source(self) -> None:
+        output = self.folder / "newest.db"
+        with Catalog(self.store.catalog) as catalog:
+            newest = find_point(catalog, Latest())
+            restore(self.store, catalog, plan(catalog, newest), output, force=True, progress=lambda _: None)
+        same(self.source.path, output)
 
     def points_are_what_they_were(self) -> None:
         output = self.folder / "restored.db"
@@ -377,12 +277,14 @@ def patched(run: Run) -> Iterator[None]:
     was = [(module, name, getattr(module, name)) for module, name, _ in put]
     for module, name, value in put:
         setattr(module, name, value)
+    logging.getLogger("rollrep").setLevel(logging.CRITICAL)
     mask = os.umask(0o077)
     try:
         with installed(disk):
             yield
     finally:
         os.umask(mask)
+        logging.getLogger("rollrep").setLevel(logging.NOTSET)
         for module, name, value in was:
             setattr(module, name, value)
 
@@ -425,16 +327,16 @@ def trace_of(run: Run) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-Told = tuple[int, str, Counter[str], Counter[str], int, int]
+Told = tuple[int, str, Counter[str], Counter[str], Counter[str], int]
 
 
 def one(seed: int) -> Told:
-    """A seed for the pool: (seed, what was found or "", what was seen, names of steps, states, trace)."""
+    """A seed for the pool: (seed, what was found or "", what was done, what was seen, names of steps, states)."""
     try:
         run = simulate(seed)
     except BaseException:
-        return seed, traceback.format_exc(), Counter(), Counter(), 0, 0
-    return seed, "", run.seen, run.disk.names, run.reader.states, run.reader.looks
+        return seed, traceback.format_exc(), Counter(), Counter(), Counter(), 0
+    return seed, "", run.done, run.seen, run.disk.names, run.reader.states
 
 
 def main() -> int:
@@ -444,17 +346,23 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--stop", action="store_true", help="at the first that fails")
+    parser.add_argument("--told", type=Path, help="a file for what was done and seen, as JSON: fixtures/faults_page.py")
     asked = parser.parse_args()
     if asked.seed is not None:
         run = simulate(asked.seed)
         print("\n".join(run.said))
         print(f"seed {asked.seed}: nothing found; trace {trace_of(run)}")
         return 0
-    began, failed, seen, names, states = time.monotonic(), [], Counter[str](), Counter[str](), 0
+    return many(asked)
+
+
+def many(asked: argparse.Namespace) -> int:
+    began, failed, states = time.monotonic(), [], 0
+    done, seen, names = Counter[str](), Counter[str](), Counter[str]()
     with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("fork")) as pool:
-        for seed, error, its_seen, its_names, its_states, _ in pool.map(
-            one, range(asked.first, asked.first + asked.seeds), chunksize=4
-        ):
+        seeds = range(asked.first, asked.first + asked.seeds)
+        for seed, error, its_done, its_seen, its_names, its_states in pool.map(one, seeds, chunksize=4):
+            done.update(its_done)
             seen.update(its_seen)
             names.update(its_names)
             states += its_states
@@ -462,13 +370,19 @@ def main() -> int:
                 failed.append(seed)
                 print(f"seed {seed}:\n{error}", flush=True)
                 if asked.stop:
+                    pool.shutdown(cancel_futures=True)
                     break
+    spent_s = time.monotonic() - began
     for what, count in sorted(seen.items()):
-        print(f"{count:7} {what}")
-    spent = time.monotonic() - began
+        print(f"{count:9,} {what}")
+    if asked.told:
+        told = {"seeds": asked.seeds, "seconds": round(spent_s), "states": states, "failed": failed, "done": done,
+                "seen": seen, "steps": sum(names.values()), "names": sorted(names)}  # fmt: skip
+        asked.told.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     print(
-        f"{asked.seeds:,} seeds, {spent:.0f} s; {sum(names.values()):,} steps by {len(names)} names;"
-        f" {states:,} states of the mirror seen; {len(failed)} failed{f': make sim SEED={failed[0]}' if failed else ''}"
+        f"{asked.seeds:,} seeds, {spent_s:.0f} s; {sum(done.values()):,} injections of {len(done)} kinds;"
+        f" {sum(names.values()):,} steps by {len(names)} names; {states:,} states of the mirror seen;"
+        f" {len(failed)} failed{f': make sim SEED={failed[0]}' if failed else ''}"
     )
     return 1 if failed else 0
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import random
@@ -139,6 +140,9 @@ class Disk:
         self.at_step: Callable[[str, int, str], None] = lambda _who, _number, _name: None
         self.fault: DiskFault | None = None
         self.unsynced = Unsynced()
+        self.mirror = str(folder / "store" / "job" / "mirror.db")
+        self.mirror_touched = True
+        """whether anything was done to the mirror's files since somebody looked"""
         self._random = random.Random(seed)
 
     @contextlib.contextmanager
@@ -155,6 +159,8 @@ class Disk:
         if who not in ("pull", "serve"):
             return
         self.steps[who] += 1
+        if path.startswith(self.mirror):
+            self.mirror_touched = True
         name = f"{caller()}: {what}{kind_of(path)}"
         self.names[f"{who} {name}"] += 1
         self.at_step(who, self.steps[who], name)
@@ -196,17 +202,27 @@ class Disk:
                 moved.write_bytes(before)
 
 
+LABELS: dict[types.CodeType, str] = {}
+
+
 def caller() -> str:
     """`destination/archive.add`: the function of rollrep that does what is being done."""
     frame: types.FrameType | None = sys._getframe(2)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if "/rollrep/" in file and not file.endswith("/rollrep/query.py"):
-            return f"{file.rpartition('/rollrep/')[2].removesuffix('.py')}.{frame.f_code.co_name}"
+        code = frame.f_code
+        label = LABELS.get(code)
+        if label is None:
+            file = code.co_filename
+            ours = "/rollrep/" in file and not file.endswith("/rollrep/query.py")
+            module = file.rpartition("/rollrep/")[2].removesuffix(".py")
+            label = LABELS[code] = f"{module}.{code.co_name}" if ours else ""
+        if label:
+            return label
         frame = frame.f_back
     return "?"
 
 
+@functools.lru_cache(4096)
 def kind_of(path: str) -> str:
     """What a path is, without what differs from run to run."""
     name = os.path.basename(path)
@@ -363,6 +379,7 @@ def _stepping(disk: Disk, name: str, really: Callable[..., Any]) -> Any:
         done = really(*arguments, **more)
         if os.path.isfile(target):
             disk.unsynced.moved(path, target, before)
+        disk.mirror_touched = disk.mirror_touched or target == disk.mirror
         return done
 
     return stepping

@@ -9,6 +9,7 @@ Knows: the mirror's state table by name.  Does not know: how a pull works.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -26,15 +27,16 @@ class Reader:
         self._file = -1
         self._version = -1
         self.position: tuple[int, str, int] | None = None
-        self.looks = 0
+        self.paused = False
+        """while the mirror is known to be what it should not be"""
         self.states = 0
 
     def look(self) -> None:
         """Raises AssertionError where the mirror shows what never was."""
-        if self._disk.who == "judge":
+        if not self._disk.mirror_touched or self._disk.who == "judge" or self.paused:
             return
+        # At every statement from the first write on: until it is seen changed, it may be changing.
         with self._disk.acting("judge"):
-            self.looks += 1
             if not self._changed():
                 return
             assert self._db is not None
@@ -47,11 +49,21 @@ class Reader:
             assert body is not None and shown is not None
             self._judge(json.loads(body[0]), shown[0])
 
+    def shown(self) -> str | None:
+        """What the mirror shows now; None where there is none."""
+        with self._disk.acting("judge"):
+            if not self._path.exists():
+                return None
+            with contextlib.closing(apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
+                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                return str(db.execute(SHOWN).fetchone()[0])  # type: ignore[index]
+
     def forget(self) -> None:
         """The files are exchanged; what is read next need not follow on."""
         if self._db is not None:
             self._db.close()
         self._db, self._file, self.position = None, -1, None
+        self._disk.mirror_touched = True
 
     def _changed(self) -> bool:
         try:
@@ -69,6 +81,7 @@ class Reader:
         if version == self._version:
             return False
         self._version = version
+        self._disk.mirror_touched = False
         return True
 
     def _judge(self, state: dict[str, object], shown: str) -> None:

@@ -100,10 +100,11 @@ class Source:
 
     def connect(self) -> None:
         self.db = apsw.Connection(str(self.path))
-        self.db.execute("PRAGMA synchronous = OFF")
+        with contextlib.suppress(apsw.Error):  # it may be damaged
+            self.db.execute("PRAGMA synchronous = OFF")
 
-    def install(self, limits: Limits, exclude: tuple[str, ...] = ()) -> None:
-        with contextlib.closing(open_source(self.path)) as db:
+    def install(self, limits: Limits, exclude: tuple[str, ...] = (), path: Path | None = None) -> None:
+        with contextlib.closing(open_source(path or self.path)) as db:
             install(db, limits, exclude=exclude)
 
     def close(self) -> None:
@@ -115,6 +116,15 @@ class Source:
 
     def head(self) -> int:
         return int(self.db.execute("SELECT ifnull(max(id), 0) FROM _rollrep_log").fetchone()[0])  # type: ignore[index]
+
+    def shown(self) -> str:
+        """What bank and ledger are now."""
+        return str(self.db.execute(SHOWN).fetchone()[0])  # type: ignore[index]
+
+    def new_era(self) -> None:
+        """From here on log ids may mean something else."""
+        self.witness.new_era()
+        self.saw()
 
     def saw(self) -> None:
         """Remembers what is committed now, for the witness."""
@@ -151,11 +161,12 @@ class Source:
         draw = self.draw
         if not self.attempt("BEGIN IMMEDIATE"):
             return
-        for _ in range(transfers):
-            self._transfer()
+        if not all(self.transfer() for _ in range(transfers)):
+            self.attempt("ROLLBACK")
+            return
         if draw.chance(4):
             self.attempt("SAVEPOINT s")
-            self._transfer()
+            self.transfer()
             self.attempt("UPDATE bank SET money = 0")
             self.attempt("ROLLBACK TO s")
         tables = self.tables() if statements else []
@@ -167,19 +178,20 @@ class Source:
             self.attempt("ROLLBACK")
         self.saw()
 
-    def _transfer(self) -> None:
+    def transfer(self) -> bool:
+        """Whether all its statements worked; else it is only begun, and the transaction, if it is still there, to undo."""
         one, other = self.draw.some(range(1, ACCOUNTS + 1), 2, 2)
         amount = self.draw.count(1, 30)
-        self.attempt(f"UPDATE bank SET money = money - {amount} WHERE id = {one}")
-        for account, signed in ((one, -amount), (other, amount)):
-            self.entries += 1
-            self.attempt(f"INSERT INTO ledger VALUES ({account}, {self.entries}, {signed})")
-        if self.draw.chance(5):
-            self.attempt(f"DELETE FROM ledger WHERE n < {self.entries - 20}")
-        if self.draw.chance(5):
-            self.attempt(f"REPLACE INTO bank SELECT id, owner, money + {amount} FROM bank WHERE id = {other}")
-        else:
-            self.attempt(f"UPDATE bank SET money = money + {amount} WHERE id = {other}")
+        self.entries += 2
+        replacing = f"REPLACE INTO bank SELECT id, owner, money + {amount} FROM bank WHERE id = {other}"
+        forgetting = f"DELETE FROM ledger WHERE n < {self.entries - 20}"
+        statements = [
+            f"UPDATE bank SET money = money - {amount} WHERE id = {one}",
+            f"INSERT INTO ledger VALUES ({one}, {self.entries - 1}, -{amount}), ({other}, {self.entries}, {amount})",
+            *[forgetting] * self.draw.chance(5),
+            replacing if self.draw.chance(5) else f"UPDATE bank SET money = money + {amount} WHERE id = {other}",
+        ]
+        return all(self.db.in_transaction and self.attempt(sql) for sql in statements)
 
     def burst(self, rows: int) -> None:
         """So many log rows in small transactions."""
@@ -239,16 +251,20 @@ class Source:
             copy_source(self.path, kept)
         return kept
 
-    def replace_by(self, kept: Path) -> None:
-        """The file is another one from now on; a new era for the witness."""
+    def beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
+
+    def replace_by(self, kept: Path | dict[str, bytes]) -> None:
+        """The file, and those beside it by their endings, are others from now on; a new era for the witness."""
+        files = kept if isinstance(kept, dict) else {"": kept.read_bytes()}
         with self.disk.acting("app"):
             self.db.close()
             for ending in ("", "-wal", "-shm", "-journal"):
-                self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
-            self.path.write_bytes(kept.read_bytes())
+                self.beside(ending).unlink(missing_ok=True)
+            for ending, content in files.items():
+                self.beside(ending).write_bytes(content)
             self.connect()
-            self.witness.new_era()
-            self.saw()
+            self.new_era()
 
 
 REBUILD = [
@@ -266,6 +282,6 @@ def sum_of(shown: str) -> Any:
     """The money in what SHOWN says.
 
     >>> sum_of("1=90,2=110 3/0/0")
-    200
+    200.0
     """
-    return sum(int(each.partition("=")[2]) for each in shown.partition(" ")[0].split(","))
+    return sum(float(each.partition("=")[2]) for each in shown.partition(" ")[0].split(","))

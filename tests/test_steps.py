@@ -10,17 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import oracle
 import pytest
 from pair import FollowedPair
 from sources import copy_source, pull_once
 
 from rollrep.core.errors import Temporary, VerifyFailed
+from rollrep.core.moments import Latest
 from rollrep.core.nouns import Shape
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.images import attach_log
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.replay import Replay
+from rollrep.destination.restore import find_point
 from rollrep.source import reader
 from rollrep.wire.images import log_table, log_width
 
@@ -175,10 +178,31 @@ def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(
         raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(puller, "take_snapshot", died)
+        patched.setattr(puller, "take_next", died)
         pair.pull()
     pair.db.close()
     backup.replace(pair.path)
     pair.db = apsw.Connection(str(pair.path))
     assert pair.pull() == ("mirror", "ahead")
     pair.same_at(*lost)
+
+
+def test_latest_is_the_source_when_the_mirror_was_put_back_from_before_its_line_ended(pair: FollowedPair) -> None:
+    pair.start(FILLED)
+    older = pair.folder / "older.db"
+    copy_source(pair.store.mirror, older)
+    transfer(pair)
+    pair.same()
+    assert pull_once(pair.store, pair.path, mirror=True).reason == "requested"
+    pair.store.mirror.write_bytes(older.read_bytes())
+    for ending in ("-wal", "-shm"):
+        pair.store.mirror.with_name(f"mirror.db{ending}").unlink(missing_ok=True)
+    pair.do("UPDATE bank SET money = money + 1")
+    pair.same()
+    with Catalog(pair.store.catalog) as catalog:
+        assert [story.reason for story in catalog.line_stories()] == ["first", "requested", "put_back"]
+        newest = find_point(catalog, Latest())
+    oracle.assert_same(pair.path, pair.restored(newest))
+    pair.same()
+    with Catalog(pair.store.catalog) as catalog:
+        assert len(catalog.line_stories()) == 3

@@ -25,6 +25,7 @@ REASONS = {
     "schema": "the schema changed",
     "requested": "rollrep mirror",
     "repair": "rollrep verify --repair",
+    "put_back": "the mirror was put back from an older copy",
     "import": "rollrep import",
     "rebuilt": "only a catalog that is gone knew why",
 }

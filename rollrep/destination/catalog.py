@@ -203,6 +203,9 @@ class Catalog:
         row = find_row(self._db, "SELECT line, epoch FROM line WHERE line > 0 ORDER BY line DESC LIMIT 1")
         return Line(*row) if row else None
 
+    def newest_line_with_points(self) -> int:
+        return int(one_value(self._db, "SELECT max(0, ifnull(max(line), 0)) FROM point"))
+
     def line_stories(self) -> list[LineStory]:
         """All lines, oldest first."""
         rows = all_rows(self._db, "SELECT line, epoch, reason, began FROM line ORDER BY line")
@@ -277,8 +280,8 @@ class Catalog:
         return int(one_value(self._db, "SELECT ifnull(max(last), 0) FROM segment WHERE line = ?", (line,)))
 
     def points_recorded_through(self, line: int) -> int:
-        row = one_row(self._db, "SELECT points_line, points_through FROM state")
-        return int(row[1]) if row[0] == line else 0
+        of_line, through = one_row(self._db, "SELECT points_line, points_through FROM state")
+        return int(through) if of_line == line else 0
 
     def add_points(self, line: Line, points: Iterable[Point], through: int) -> list[CatalogPoint]:
         """Records the points that are new; returns those."""
@@ -352,9 +355,8 @@ class Catalog:
         )
 
     def holes(self) -> list[Hole]:
-        return [
-            Hole(*row) for row in all_rows(self._db, "SELECT line, after, until, reason FROM hole ORDER BY line, after")
-        ]
+        rows = all_rows(self._db, "SELECT line, after, until, reason FROM hole ORDER BY line, after")
+        return [Hole(*row) for row in rows]
 
     def confirm(self, time: str) -> None:
         """Remembers that the mirror was the source at the source's time `time`, and how old it had become before."""

@@ -237,6 +237,8 @@ class Mirroring:
                 remove_database(mirror)
                 self.publish()
                 return
+            # The catalog knows of a new line already: a loss of power must not take the mirror back to the old one.
+            target.execute("PRAGMA main.synchronous = FULL")
             with target.backup("main", self.db, "main") as backup:
                 backup.step(-1)
             target.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()

@@ -42,7 +42,7 @@ from rollrep.destination.mirror_db import (
 from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
-from rollrep.destination.recording import is_snapshot_due, record_points
+from rollrep.destination.recording import begin_line_of_its_own, is_snapshot_due, record_points, was_put_back
 from rollrep.destination.remembered import LASTING, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
@@ -158,6 +158,8 @@ class _Pull:
     def _follow(self) -> State:
         staged = self._ladder.take_up_staged()
         state = state_of(self._store.mirror)
+        if state and was_put_back(self._catalog, state):
+            state = begin_line_of_its_own(self._store, self._catalog, state)
         if staged:
             answer = self._hello(staged, staged.position)
             if answer.kind != "mirror" or answer.reason == "schema":

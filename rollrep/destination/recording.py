@@ -1,9 +1,11 @@
-"""What the catalog learns when a pull has ended: points, and whether a snapshot is due.
+"""What the catalog learns of a pull: points, whether a snapshot is due, and a line that a mirror begins by itself.
 
 Knows: the archive, the catalog, the mirror's state.  Does not know: the wire.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 import msgspec
 
@@ -11,7 +13,10 @@ from rollrep.core.clock import from_iso
 from rollrep.core.nouns import Point
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line
-from rollrep.destination.mirror_db import State
+from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.shadow_archive import ShadowArchive
+from rollrep.destination.snapshots import take_snapshot
+from rollrep.destination.store import Store
 
 
 def record_points(catalog: Catalog, archive: Archive, state: State, more: list[Point]) -> list[CatalogPoint]:
@@ -47,3 +52,22 @@ def is_snapshot_due(catalog: Catalog, archive: Archive, state: State, snapshot_s
         return True
     age_s = (from_iso(state.time) - newest.time).total_seconds()
     return age_s >= snapshot_s or age_s < 0
+
+
+def was_put_back(catalog: Catalog, state: State) -> bool:
+    """Whether the mirror is of a line that another has followed: somebody put back an older copy of it."""
+    return catalog.newest_line_with_points() > state.line
+
+
+def begin_line_of_its_own(store: Store, catalog: Catalog, state: State) -> State:
+    """What follows a mirror that was put back is the newest line, not the tail of an old one.
+
+    `latest` means the newest line, and would stay with what the mirror had come to before.
+    """
+    state = msgspec.structs.replace(state, line=catalog.begin_line(state.position.epoch, "put_back").line)
+    with contextlib.closing(open_mirror(store.mirror)) as mirror:
+        mirror.execute("PRAGMA main.synchronous = FULL")
+        write_state(mirror, state)
+    ShadowArchive(store, catalog).begin(state.line, state.position.id, state.layout.virtuals)
+    take_snapshot(store, catalog)
+    return state

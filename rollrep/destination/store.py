@@ -107,7 +107,8 @@ class Store:
                 remedy="wait for it, or see what it does: ps -f -p PID",
             ) from error
         try:
-            note.write_text(f"process {os.getpid()} on {platform.node()} since {iso(now())}\n")
+            with contextlib.suppress(OSError):  # it is only for messages; what needs room says so itself
+                note.write_text(f"process {os.getpid()} on {platform.node()} since {iso(now())}\n")
             yield
         finally:
             with contextlib.suppress(OSError):

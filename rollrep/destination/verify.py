@@ -116,10 +116,10 @@ class _Verifying:
         self._store = store
         self._catalog = catalog
         self._archive = Archive(store, catalog)
-        self._db = open_mirror(store.mirror)
+        self._asked = asked
+        self._db = self._opened()
         self._session = session
         self._wishes = wishes
-        self._asked = asked
         self._progress = progress
         self._state = self._read_state()
         self._out = Verified(time=time)
@@ -229,7 +229,7 @@ class _Verifying:
         outcome = pull(self._store, self._session, self._wishes, _not_shown)
         if outcome.answer == "mirror":
             self._db.close()
-            self._db = open_mirror(self._store.mirror)
+            self._db = self._opened()
         self._state, self._out.time = self._read_state(), outcome.time
         return outcome.answer
 
@@ -237,6 +237,13 @@ class _Verifying:
         state = read_state(self._db)
         assert state is not None, "a pull has just ended"
         return state
+
+    def _opened(self) -> apsw.Connection:
+        db = open_mirror(self._store.mirror)
+        if self._asked.repair:
+            # No archived operation brings a repair back that a loss of power took.
+            db.execute("PRAGMA main.synchronous = FULL")
+        return db
 
     def _repair(self, comparison: Comparison, shape: Shape, ranges: Sequence[KeyRange], said: Rows, raw: bytes) -> None:
         attach_rows(self._db, raw, shape)

@@ -153,7 +153,7 @@ def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) ->
             finally:
                 result.bytes_received += session.bytes_received
 
-    with store.locked(), translated(config, job, MAKE_ROOM):
+    with translated(config, job, MAKE_ROOM), store.locked():
         retrying(job.name)(once)
         result.seconds = monotonic_s() - began
         with Catalog(store.catalog) as catalog:
@@ -166,7 +166,7 @@ def verify_rest(config: Config, job: Job, progress: Progress) -> RestResult:
     store = store_of(config, job)
     store.require()
     began = monotonic_s()
-    with store.locked(), translated(config, job, MAKE_ROOM):
+    with translated(config, job, MAKE_ROOM), store.locked():
         store.sweep()
         result = RestResult(job.name, verify_at_rest(store, progress), monotonic_s() - began)
         with contextlib.suppress(apsw.Error), Catalog(store.catalog) as catalog:
