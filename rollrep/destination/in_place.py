@@ -71,6 +71,17 @@ class Reached(msgspec.Struct, frozen=True):
     """rows that were fetched of each table that is done"""
 
 
+def read_reached(store: Store, state: State) -> Reached | None:
+    """How far an operation on the mirror that `state` describes is, seen from beside it; None where there is none."""
+    if not store.changes.is_file():
+        return None
+    with contextlib.closing(apsw.Connection(str(store.changes), flags=apsw.SQLITE_OPEN_READWRITE)) as side:
+        side.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        row = find_row(side, "SELECT body FROM reached")
+    found = msgspec.json.decode(row[0], type=Reached) if row else None
+    return found if found and found.base == state.position else None
+
+
 class InPlace:
     """One operation on the mirror that `state` describes, begun or taken up again."""
 

@@ -28,6 +28,7 @@ from rollrep.core.errors import NotSetUp, RollrepError, Temporary
 from rollrep.core.units import show_duration
 from rollrep.core.windows import Lasting, later
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.in_place import read_reached
 from rollrep.destination.mirror_db import State, state_of
 from rollrep.destination.notes import read_note
 from rollrep.destination.remembered import FAILURE, LASTING, PULL, remembered
@@ -211,10 +212,12 @@ def _read_all(told: Told) -> bool:
 
 def _under_way(store: Store) -> UnderWay | None:
     # It may be published, and so be gone, between one call and the next.
-    with contextlib.suppress(apsw.Error, RollrepError):
-        staged = state_of(store.staging)
+    with contextlib.suppress(apsw.Error, msgspec.DecodeError, RollrepError):
+        staged, state = state_of(store.staging), state_of(store.mirror)
         if staged:
             return UnderWay(staged.reason, len(staged.layout.shapes), len(staged.copied))
+        if state and (reached := read_reached(store, state)):
+            return UnderWay(reached.reason, len(state.layout.shapes), len(reached.done))
     return None
 
 
