@@ -80,7 +80,7 @@ class Run:
         self.rng = random.Random(seed)
         self.said: list[str] = []
         self.seen: Counter[str] = Counter()
-        """what a pull ended in, and why it was one"""
+        """injection: what came of it"""
         self.done: Counter[str] = Counter()
         """how often each injection was drawn"""
         self.clock = Clock()
@@ -95,12 +95,16 @@ class Run:
         self.line_faults: list[LineFault] = []
         self.line: Line | None = None
         self.most_unread = self.rng.choice([1, 3_000, 1 << 20])
+        self.at_rest: Callable[[], None] = lambda: None
+        """what is done whenever serve waits for the destination"""
         self.at_steps: dict[tuple[str, int], Callable[[], None]] = {}
         self.at_name: tuple[str, Callable[[], None]] | None = None
         """what is done before the first step whose name has this in it"""
         self.typical = {"pull": 400, "serve": 120}
         self.accept = False
         self.step_name = ""
+        self.current = "the beginning"
+        """the injection under way"""
         self.answers: Path | None = None
         """another database, which answers in the place of the source"""
         self.disk.at_step = self.on_step
@@ -119,6 +123,7 @@ class Run:
     def open_stream(self, _address: object, _options: object) -> Line:
         known = {str(self.source.path): self.answers} if self.answers else None
         self.line = Line(self.disk, known, self.line_faults, self.most_unread)
+        self.line.at_rest = self.at_rest
         return self.line
 
     def at(self, who: str, do: Callable[[], None]) -> None:
@@ -146,7 +151,7 @@ class Run:
         self.at_steps.clear()
         ended = result.error.kind if result.error else f"{result.outcome.answer} {result.outcome.reason}".strip()
         self.tell(f"{why}: {ended}{f': {result.error}' if result.error else ''}")
-        self.seen[f"{why}: {ended}"] += 1
+        self.saw(ended)
         if self.line and self.line.wrong is not None:
             raise Finding("serve died of an error of its own") from self.line.wrong
         return result
@@ -197,9 +202,11 @@ class Run:
         for _ in range(self.rng.randint(2, 7)):
             name = self.rng.choice(names)
             self.tell(f"-- {name}")
+            self.current = name
             self.done[name] += 1
             INJECTIONS[name].do(self)
         self.tell("-- the end")
+        self.current = "the end"
         self.end()
 
     def end(self) -> None:
@@ -236,7 +243,11 @@ class Run:
                     raise Finding(f"{point.label} is offered, and can't be restored: {error}") from error
                 recompute(kept)
                 same(kept, output)
-                self.seen["restored"] += 1
+                self.saw("point restored")
+
+    def saw(self, what: str) -> None:
+        """Counts what came of the injection under way."""
+        self.seen[f"{self.current}: {what}"] += 1
 
     def tell(self, what: str) -> None:
         self.said.append(what.replace(str(self.folder), ""))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -46,6 +47,8 @@ class Line:
         self._most = most
         self._sent = {"pull": 0, "serve": 0}
         self._to = {"pull": bytearray(), "serve": bytearray()}
+        self.at_rest: Callable[[], None] = lambda: None
+        """called whenever serve waits for the other side, to be asked or to be read"""
         self.cut = False
         self._closed = False
         self._ended = False
@@ -140,6 +143,8 @@ class Line:
         with self._disk.acting("serve"):
             self._baton["serve"].release()
             self._baton["pull"].acquire()
+        if not self._ended:
+            self.at_rest()
 
     def _hand_over(self) -> None:
         self._baton["pull"].release()

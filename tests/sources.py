@@ -112,12 +112,19 @@ def session(cut_after: int | None = None) -> Iterator[Session]:
 
 
 def pull_once(
-    store: Store, db: Path, *, cut_after: int | None = None, snapshot_s: float = 3600.0, mirror: bool = False
+    store: Store,
+    db: Path,
+    *,
+    cut_after: int | None = None,
+    snapshot_s: float = 3600.0,
+    mirror: bool = False,
+    accept_source: bool = False,
 ) -> Outcome:
     """One pull, as a job would do it."""
     store.create()
     with session(cut_after) as talk, store.locked():
-        return pull(store, talk, Wishes(str(db), snapshot_s=snapshot_s, mirror=mirror), lambda _table, _rows: None)
+        wishes = Wishes(str(db), snapshot_s=snapshot_s, mirror=mirror, accept_source=accept_source)
+        return pull(store, talk, wishes, lambda _table, _rows: None)
 
 
 def recompute(copy: Path) -> None:

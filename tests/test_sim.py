@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sim import Run, patched, simulate, trace_of
+from sim_faults import INJECTIONS
 
 from rollrep.destination.in_place import InPlace
 from rollrep.destination.replay import OrderNeeded
@@ -73,3 +74,16 @@ def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
         run.honest()
 
     lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_wal_can_be_checkpointed_when_the_destination_is_slow(mirror: bool, tmp_path: Path) -> None:
+    """serve waits after every frame of many, with a burst to send or with all tables; it must hold nothing meanwhile."""
+
+    def live(run: Run) -> None:
+        for _ in range(3):
+            INJECTIONS["slow_destination"].do(run)
+        run.source.burst(120)
+        INJECTIONS["slow_destination"].do(run)
+
+    lived(tmp_path, Limits(keep_rows=31 if mirror else 100_000, keep_keys=31), live)

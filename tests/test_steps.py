@@ -15,7 +15,7 @@ import pytest
 from pair import FollowedPair
 from sources import copy_source, pull_once
 
-from rollrep.core.errors import Temporary, VerifyFailed
+from rollrep.core.errors import RollrepError, Temporary, UsageError, VerifyFailed
 from rollrep.core.moments import Latest
 from rollrep.core.nouns import Shape
 from rollrep.destination import pull as puller
@@ -25,6 +25,7 @@ from rollrep.destination.mirror_db import read_state
 from rollrep.destination.replay import Replay
 from rollrep.destination.restore import find_point
 from rollrep.source import reader
+from rollrep.source.install import uninstall
 from rollrep.wire.images import log_table, log_width
 
 BANK = "CREATE TABLE bank(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, money INT);"
@@ -185,6 +186,52 @@ def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(
     pair.db = apsw.Connection(str(pair.path))
     assert pair.pull() == ("mirror", "ahead")
     pair.same_at(*lost)
+
+
+def test_mirror_again_repairs_when_a_forgotten_row_was_removed_from_the_mirror(pair: FollowedPair) -> None:
+    """The error of the pull says so; over the forgotten keys alone the row would be missing once more."""
+    pair.start(FILLED, keep_rows=31)
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
+        db.execute("DELETE FROM bank WHERE id = 2")
+    for _ in range(80):
+        pair.do("UPDATE bank SET money = money + 1 WHERE id = 1")
+    for _ in range(9):
+        pair.do("UPDATE bank SET money = money + 1 WHERE id = 2")
+    with pytest.raises(RollrepError, match="which the mirror does not have") as refused:
+        pair.pull()
+    assert "rollrep mirror" in refused.value.remedy
+    assert pull_once(pair.store, pair.path, mirror=True).reason == "pruned"
+    pair.same()
+
+
+@pytest.mark.parametrize("history", ["another database", "ahead"])
+def test_nothing_is_captured_again_and_again_when_the_position_is_of_another_history(
+    pair: FollowedPair, history: str
+) -> None:
+    """What the log says behind such a position is not what the destination has missed."""
+    pair.start(FILLED)
+    backup = pair.folder / "backup.db"
+    copy_source(pair.path, backup)
+    transfer(pair, 400)
+    pair.same()
+    if history == "ahead":
+        pair.db.close()
+        backup.replace(pair.path)
+        for ending in ("-wal", "-shm"):
+            pair.path.with_name(f"app.db{ending}").unlink(missing_ok=True)
+        pair.db = apsw.Connection(str(pair.path))
+    else:
+        uninstall(pair.db)
+        pair.install()
+    for number in range(4):
+        pair.do(f"ALTER TABLE bank ADD COLUMN c{number}")
+    if history == "ahead":
+        assert pair.pull() == ("mirror", "ahead")
+    else:
+        with pytest.raises(UsageError, match="another database"):
+            pair.pull()
+        pull_once(pair.store, pair.path, mirror=True, accept_source=True)
+    pair.same()
 
 
 def test_latest_is_the_source_when_the_mirror_was_put_back_from_before_its_line_ended(pair: FollowedPair) -> None:

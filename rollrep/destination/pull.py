@@ -197,7 +197,8 @@ class _Pull:
 
     def _bridge(self, state: State, answer: Answer) -> State | None:
         """Over what the log has forgotten by its forgotten keys; None where that is not the way."""
-        if answer.reason != "pruned" or answer.layout is not None:
+        # Who asks for a mirror operation does not trust the rows there are, as after "mirror again" in an error.
+        if answer.reason != "pruned" or answer.layout is not None or self._wishes.mirror:
             return None
         hello = lambda position: self._hello(state, position, again=True)  # noqa: E731
         bridged = Bridging(self._store, self._catalog, self._archive, self._session, hello).bridge(state)

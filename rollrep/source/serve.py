@@ -107,6 +107,12 @@ def _known_id(position: Position | None, reason: MirrorReason) -> int | None:
     return None if position is None or reason in ("epoch", "ahead", "diverged") else position.id
 
 
+def _is_of_this_log(db: apsw.Connection, position: Position) -> bool:
+    """Whether what is in the log behind `position` is what a destination that stands there has not seen."""
+    ends = read_ends(db)
+    return ends is not None and position.epoch == read_meta(db).epoch and position.id <= ends.newest
+
+
 def digest_of(layout: Layout) -> str:
     """Tells layouts apart that a mirror would have to differ in.
 
@@ -199,7 +205,7 @@ class _Server:
             # Asked first: a schema that changes from here on is seen in the transaction of the answer.
             self._schema_version = schema_version(db)
             in_doubt: list[str] = []
-            if hello.position and hello.schema_version is not None:
+            if hello.position and hello.schema_version is not None and _is_of_this_log(db, hello.position):
                 in_doubt = tables_in_doubt(db, hello.schema_version, hello.position.id)
             if repair(db, read_meta(db), in_doubt):
                 continue

@@ -1,0 +1,156 @@
+"""Bugs put into a copy of the code on purpose: the simulation must find each, or it is worth nothing.
+
+    python tests/sim_bugs.py [WORD]      how many seeds it takes to find each (whose name has WORD in it)
+
+`text` stands once in `file`, and becomes `instead`; `seed` is one that finds it, for the test, which has no time to
+search.  Where a change of the simulation makes a seed mean something else, the search says the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Bug(NamedTuple):
+    name: str
+    file: str
+    text: str
+    instead: str
+    seed: int
+
+
+BUGS = (
+    Bug(
+        "a source restored from a backup is believed by the number of its row alone",
+        "source/serve.py",
+        "    if proof != position.proof:",
+        "    if False:",
+        0,
+    ),
+    Bug(
+        "a position beyond the newest row counts as up to date",
+        "source/serve.py",
+        '    if position.id > ends.newest:\n        return "mirror", "ahead"',
+        '    if position.id > ends.newest:\n        return "up_to_date", ""',
+        0,
+    ),
+    Bug(
+        "the rows of a pull and its position are committed one after the other",
+        "destination/pull.py",
+        "            write_state(mirror, moved_to(state, facts))\n\n    # mirror",
+        "        write_state(mirror, moved_to(state, facts))\n\n    # mirror",
+        0,
+    ),
+    Bug(
+        "each window of a pull is committed by itself",
+        "destination/pull.py",
+        "first + WINDOW_ROWS - 1))\n            replay.finish()",
+        "first + WINDOW_ROWS - 1))\n                mirror.execute('COMMIT; BEGIN')\n            replay.finish()",
+        0,
+    ),
+    Bug(
+        "the log's tail and the rows of a chunk are read in two transactions",
+        "source/reader.py",
+        "                found = self._copy_rows(shape, after_key) if",
+        "                self._db.execute('COMMIT; BEGIN')\n                found = self._copy_rows(shape, after_key) if",
+        0,
+    ),
+    Bug(
+        "a segment is in the catalog before it is on the disk",
+        "destination/archive.py",
+        "        size = container.write_packed(path, KIND, packed, len(raw), holds)\n        relative = str(path.relative_to(self._store.folder))\n",
+        "        relative = str(path.relative_to(self._store.folder))\n        size = 1\n        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))\n"
+        "        size = container.write_packed(path, KIND, packed, len(raw), holds)\n",
+        0,
+    ),
+    Bug(
+        "the copy that a mirror operation begins with is not synced",
+        "destination/mirroring.py",
+        "            container.sync_file(self._store.staging)\n",
+        "",
+        0,
+    ),
+    Bug(
+        "a forgotten key proves a position without its time",
+        "source/forgotten.py",
+        "        return forgotten_at_ms(self._db, log_id) == at_ms",
+        "        return True",
+        0,
+    ),
+    Bug(
+        "a damaged frame is believed",
+        "wire/frames.py",
+        "        if zlib.crc32(payload, zlib.crc32(buffer[2:8])) != checksum:",
+        "        if False:",
+        0,
+    ),
+    Bug(
+        "leftovers of a killed pull stay",
+        "destination/pull.py",
+        "    store.sweep()\n",
+        "",
+        0,
+    ),
+    Bug(
+        "serve sends a batch inside its read transaction",
+        "source/serve.py",
+        "                self.say(batch, packed)\n                after = batch.last",
+        "                self._db.execute('BEGIN; SELECT count(*) FROM sqlite_schema').fetchall()\n"
+        "                self.say(batch, packed)\n                self._db.execute('COMMIT')\n                after = batch.last",
+        0,
+    ),
+    Bug(
+        "a mirror that was put back goes on with its old line",
+        "destination/recording.py",
+        "    return catalog.newest_line_with_points() > state.line",
+        "    return False",
+        0,
+    ),
+)
+
+
+def put_into_a_copy(bug: Bug, folder: Path) -> Path:
+    """A folder whose `rollrep` has the bug."""
+    shutil.copytree(ROOT / "rollrep", folder / "rollrep", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "rollrep" / bug.file
+    code = file.read_text()
+    assert code.count(bug.text) == 1, f"{bug.file} has {bug.text!r} {code.count(bug.text)} times"
+    file.write_text(code.replace(bug.text, bug.instead))
+    return folder
+
+
+def simulate_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The simulation, of the code in `folder`."""
+    path = os.pathsep.join([str(folder), str(ROOT / "tests"), str(ROOT / "fixtures")])
+    return subprocess.run(
+        [sys.executable, "-B", ROOT / "tests" / "sim.py", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+
+
+def main() -> None:
+    for bug in BUGS:
+        if len(sys.argv) > 1 and sys.argv[1] not in bug.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            done = simulate_in(put_into_a_copy(bug, Path(folder)), "--seeds", 1_000, "--processes", 1, "--stop")
+        seeds = re.findall(r"^seed (\d+):", done.stdout, re.MULTILINE)
+        why = re.findall(r"^(?:\w+\.)*(?:Finding|\w*Error): .*", done.stdout, re.MULTILINE)
+        print(f"{bug.name}: {f'seed {seeds[0]}: {why[-1][:150]}' if seeds else 'not found'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
