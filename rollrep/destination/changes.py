@@ -34,8 +34,7 @@ from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.change_rows import add_change, attach_changed, drop_needless, note_keys, put_rows
 from rollrep.destination.images import attach_log_file, detach_log_file
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.snapshots import (
     SnapshotHolds,
