@@ -104,7 +104,7 @@ def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> No
         db.execute("PRAGMA synchronous = OFF")
         state = read_state(db)
         for change in chain[1:]:
-            with attached_change(store, change, db, target.with_name(f"{target.name}.change")) as holds:
+            with attached_change(store, change, db, target.with_name(f"{target.name}.rows")) as holds:
                 if state is None or (state.position.id, state.schema_digest) != (holds.base, holds.schema_digest):
                     raise VerifyFailed(f"{change.path} does not lead on from {chain[0].path}")
                 state = msgspec.structs.replace(state, position=holds.position, time=holds.time)
