@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import apsw
-import apsw.sqlite_extra
 
 Bindings = Sequence[Any]
 
@@ -40,7 +39,9 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
 
 def load_digests(db: apsw.Connection, *names: str) -> None:
     """Gives `db` SQLite's own digest functions, `sha1` or `shathree` (they ship inside apsw's wheel)."""
+    from apsw import sqlite_extra  # a question to the past needs none, and is asked by a new process
+
     db.enable_load_extension(True)
     for name in names:
-        apsw.sqlite_extra.load(db, name)
+        sqlite_extra.load(db, name)
     db.enable_load_extension(False)

@@ -275,6 +275,22 @@ def test_mirror_is_the_source_when_rows_and_unique_values_move_while_keys_are_fe
     pair.whole()
 
 
+def test_fewer_rows_are_looked_up_at_a_time_when_that_takes_long(
+    pair: OverrunPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start()
+    pair.fall_off(400)
+    asked, forgotten_rows = [], Session.forgotten
+    monkeypatch.setattr(Session, "forgotten", lambda self, ask: asked.append(ask) or forgotten_rows(self, ask))
+    monkeypatch.setattr(forgotten, "FIRST_IDS", 300)
+    monkeypatch.setattr(forgotten, "LOOKING_S", 1e-9)
+    assert rungs(pair.pull()) == {bridging.RUNG}
+    first, second, *more = asked
+    assert second.after - first.after == 300
+    assert {later.after - each.after for each, later in zip([second, *more], more, strict=False)} == {1}
+    pair.same()
+
+
 def test_tables_are_compared_when_a_row_was_replaced_behind_the_forgotten_keys(pair: OverrunPair) -> None:
     """Rows of several moments may collide in order, and in order is the only way to tell what a REPLACE removed."""
     pair.start()

@@ -23,7 +23,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import annotate, make_snapshot
-from rollrep.destination.mirroring import remove_database
+from rollrep.destination.mirror_db import remove_database
 from rollrep.destination.notes import read_note
 from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restorable

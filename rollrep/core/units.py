@@ -16,7 +16,6 @@ import decimal
 import re
 
 import durationpy
-import humanize
 
 from rollrep.core.errors import UsageError
 
@@ -95,6 +94,8 @@ def show_rate(bytes_per_s: int) -> str:
     >>> show_rate(2_000_000), show_rate(512 << 10), show_rate(100)
     ('2 MB/s', '512 KiB/s', '100 bytes/s')
     """
+    import humanize
+
     in_1000s = humanize.naturalsize(bytes_per_s).replace(".0 ", " ").replace("Byte", "byte")
     return min(show_bytes(bytes_per_s), in_1000s, key=lambda shown: ("." in shown, len(shown))) + "/s"
 
@@ -114,6 +115,8 @@ def show_bytes(size: int) -> str:
     >>> show_bytes(0), show_bytes(1), show_bytes(1536), show_bytes(64 * 2**20)
     ('0 bytes', '1 byte', '1.5 KiB', '64 MiB')
     """
+    import humanize
+
     return humanize.naturalsize(size, binary=True).replace(".0 ", " ").replace("Byte", "byte")
 
 

@@ -27,8 +27,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Sn
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import attached_change, unpack_snapshot
 from rollrep.destination.inert import integrity_problems
-from rollrep.destination.mirror_db import open_mirror, read_state
-from rollrep.destination.mirroring import remove_database
+from rollrep.destination.mirror_db import open_mirror, read_state, remove_database
 from rollrep.destination.notes import UNREADABLE, note_path, read_note
 from rollrep.destination.shadow_archive import Seen, ShadowArchive
 from rollrep.destination.store import Store

@@ -29,8 +29,7 @@ from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, moved_to, open_mirror, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import State, moved_to, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.moved import Moved
 from rollrep.destination.replay import OrderNeeded, Replay, apply_facts
 from rollrep.destination.shadow_step import ShadowStep

@@ -25,8 +25,7 @@ from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
 from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.inert import integrity_problems
-from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state, remove_database, transaction
 from rollrep.destination.partial import wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
 from rollrep.destination.shadow_archive import Earlier

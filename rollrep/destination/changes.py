@@ -34,8 +34,7 @@ from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.change_rows import add_change, attach_changed, drop_needless, note_keys, put_rows
 from rollrep.destination.images import attach_log_file, detach_log_file
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.snapshots import (
     SnapshotHolds,
@@ -105,7 +104,7 @@ def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> No
         db.execute("PRAGMA synchronous = OFF")
         state = read_state(db)
         for change in chain[1:]:
-            with attached_change(store, change, db, target.with_name(f"{target.name}.change")) as holds:
+            with attached_change(store, change, db, target.with_name(f"{target.name}.rows")) as holds:
                 if state is None or (state.position.id, state.schema_digest) != (holds.base, holds.schema_digest):
                     raise VerifyFailed(f"{change.path} does not lead on from {chain[0].path}")
                 state = msgspec.structs.replace(state, position=holds.position, time=holds.time)

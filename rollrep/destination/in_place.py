@@ -30,8 +30,7 @@ from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Position
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, moved_to, open_mirror, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import State, moved_to, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.moved import Copied, Moved, Progress
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.shadow_pull import ShadowPull

@@ -27,8 +27,7 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.building import Plan, from_archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
 from rollrep.destination.inert import integrity_problems
-from rollrep.destination.mirror_db import State, open_mirror, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import State, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.notes import Note, note_path, read_note, write_note
 from rollrep.destination.restore import plan, plan_newest
 from rollrep.destination.snapshots import full_disk_as_oserror, take_snapshot, write_snapshot

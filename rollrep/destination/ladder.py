@@ -23,8 +23,8 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached
-from rollrep.destination.mirror_db import State, open_mirror, write_state
-from rollrep.destination.mirroring import Mirroring, transaction
+from rollrep.destination.mirror_db import State, open_mirror, transaction, write_state
+from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import record_points

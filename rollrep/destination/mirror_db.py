@@ -11,6 +11,7 @@ Knows: SQL of its own table, core.  Does not know: replay, the wire.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -143,3 +144,22 @@ def refuse_another_source(state: State, database_id: str, instance: str, job: st
         f"the source of {job} is {found}; the mirror is untouched",
         remedy=f"if it is the right one now: rollrep mirror {job} --accept-source",
     )
+
+
+@contextlib.contextmanager
+def transaction(db: apsw.Connection) -> Iterator[None]:
+    """All or nothing on the mirror.  Images are put in place before it begins."""
+    db.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def remove_database(path: Path) -> None:
+    """Removes a database with its side files."""
+    for ending in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)

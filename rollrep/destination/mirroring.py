@@ -21,8 +21,6 @@ Knows: replay, the mirror's state, the wire's session.  Does not know: SSH, the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import apsw
 import msgspec
@@ -34,7 +32,7 @@ from rollrep.destination import container
 from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_log, attach_rows
-from rollrep.destination.mirror_db import State, open_mirror, read_state, write_state
+from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.moved import Copied, Moved, Progress
 from rollrep.destination.pages import count_rows, receive
 from rollrep.destination.replay import Replay, apply_facts
@@ -368,22 +366,3 @@ class Mirroring:
 def _fits(before: Layout, now: Layout) -> bool:
     """Whether a file of the one may become one of the other."""
     return (before.encoding, before.page_size, before.auto_vacuum) == (now.encoding, now.page_size, now.auto_vacuum)
-
-
-@contextlib.contextmanager
-def transaction(db: apsw.Connection) -> Iterator[None]:
-    """All or nothing on the mirror.  Images are put in place before it begins."""
-    db.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def remove_database(path: Path) -> None:
-    """Removes a database with its side files."""
-    for ending in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)

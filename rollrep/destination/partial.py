@@ -20,8 +20,7 @@ import msgspec
 from rollrep.core import sql
 from rollrep.core.errors import UsageError
 from rollrep.core.nouns import Layout, Shape
-from rollrep.destination.mirror_db import open_mirror
-from rollrep.destination.mirroring import transaction
+from rollrep.destination.mirror_db import open_mirror, transaction
 from rollrep.destination.replay import set_sequence
 from rollrep.destination.schema import evolve
 from rollrep.destination.shadows import virtual_names

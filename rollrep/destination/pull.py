@@ -35,11 +35,12 @@ from rollrep.destination.mirror_db import (
     moved_to,
     open_mirror,
     refuse_another_source,
+    remove_database,
     state_of,
     stood_still,
+    transaction,
     write_state,
 )
-from rollrep.destination.mirroring import remove_database, transaction
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import begin_line_of_its_own, is_snapshot_due, record_points, was_put_back

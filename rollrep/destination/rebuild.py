@@ -36,8 +36,7 @@ from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import change_name, found_change, read_change
 from rollrep.destination.images import attach_log
 from rollrep.destination.keeping import NAMED
-from rollrep.destination.mirror_db import State, open_mirror, read_state
-from rollrep.destination.mirroring import remove_database
+from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database
 from rollrep.destination.notes import read_note
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import SnapshotHolds, name_of

@@ -35,8 +35,7 @@ from rollrep.destination.building import (
 )
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole
 from rollrep.destination.chains import chain_of
-from rollrep.destination.mirror_db import read_state
-from rollrep.destination.mirroring import remove_database
+from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.partial import copy_tables
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints

@@ -25,8 +25,6 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from rollrep.core.clock import iso, now
 from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
 from rollrep.destination.container import TEMPORARY
@@ -93,6 +91,8 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process works on a job.  The kernel lets go of the lock when its holder dies."""
+        import filelock  # those who only read take no lock
+
         _private()
         lock = filelock.FileLock(self.folder / "lock", timeout=0, mode=0o600)
         note = self.folder / "lock.holder"

@@ -29,8 +29,7 @@ from rollrep.destination.building import Plan
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, LineStory, Snapshot
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.keeping import state_at
-from rollrep.destination.mirror_db import open_mirror, read_state, write_state
-from rollrep.destination.mirroring import remove_database, transaction
+from rollrep.destination.mirror_db import open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.restore import check_output
 from rollrep.destination.snapshots import full_disk_as_oserror, write_snapshot
 from rollrep.destination.store import Store

@@ -27,8 +27,7 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.images import attach_rows
-from rollrep.destination.mirror_db import State, open_mirror, read_state, seen_at, write_state
-from rollrep.destination.mirroring import transaction
+from rollrep.destination.mirror_db import State, open_mirror, read_state, seen_at, transaction, write_state
 from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import carried

@@ -16,6 +16,7 @@ Knows: SQL of the forgotten keys and of the tables they are of, the reader.  Doe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import apsw
@@ -33,6 +34,8 @@ from rollrep.wire.images import log_table, log_width
 FIRST_IDS = 512
 MOST_IDS = 16_384
 """forgotten ids behind which rows are looked up in one read transaction"""
+LOOKING_S = 0.05
+"""how long that may take, by what the last ones took"""
 
 
 class Forgotten:
@@ -47,6 +50,7 @@ class Forgotten:
         """The next stretch of forgotten keys after `after` with the rows behind them; None where that can't be had."""
         self._reader.attach("log_image")
         try:
+            began = time.perf_counter()
             with reading(self._db):
                 meta = read_meta(self._db)
                 if not meta.forgotten_through < after <= meta.pruned_through or not self._is_same(after, at_ms):
@@ -58,9 +62,11 @@ class Forgotten:
                 facts = read_facts(self._db, meta)
                 rows = self._copy(after, last, found)
                 last_at_ms = one_value(self._db, f"SELECT {MS} FROM {FORGOTTEN} WHERE id = ?", (last,))
+            spent_s = time.perf_counter() - began
             pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('log_image')")
             per_id = max(1, pages * IMAGE_PAGE_SIZE // max(1, last - after))
-            self._ids = max(1, min(MOST_IDS, self._ids * 4, IMAGE_BYTES // per_id))
+            fitting = int((last - after) * LOOKING_S / max(1e-4, spent_s))
+            self._ids = max(1, min(MOST_IDS, self._ids * 4, IMAGE_BYTES // per_id, fitting))
             image, packed = self._reader.pack("log_image")
         finally:
             self._db.execute("DETACH log_image")
