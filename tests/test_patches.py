@@ -108,6 +108,17 @@ def test_row_put_and_patched_in_one_pull_is_whole(pair: FollowedPair) -> None:
     pair.same()
 
 
+@pytest.mark.parametrize("name", ["new", "old", "batch", "log"])
+def test_row_is_patched_in_order_when_its_table_has_the_names_of_ours(pair: FollowedPair, name: str) -> None:
+    pair.start(f"CREATE TABLE {name}(id INTEGER PRIMARY KEY, v1 UNIQUE, v0, op, mask, v2, at)")
+    pair.do(f"INSERT INTO {name} VALUES (1, 'a', 'b', 'c', 'd', 'e', 'f'), (2, 'A', 'B', 'C', 'D', 'E', 'F')")
+    pair.same()
+    pair.do(f"UPDATE {name} SET op = 1, v0 = 2 WHERE id = 1; UPDATE {name} SET v1 = 9, v2 = op, at = v0 WHERE id = 2")
+    pair.do(f"DELETE FROM {name} WHERE v1 = 'a'; INSERT INTO {name}(id, v1) VALUES (7, 'a')")
+    pair.do(f"INSERT OR IGNORE INTO {name}(id, v1) VALUES (8, 9)")  # touches row 2, and does nothing to it
+    pair.same()
+
+
 def test_pull_refuses_when_a_patch_meets_no_row(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (7, 1, 2)")
     pair.do("UPDATE t SET a = 3")

@@ -136,24 +136,25 @@ def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) ->
     TEMP triggers fire although triggers are switched off (https://www.sqlite.org/c3ref/c_dbconfig_defensive.html,
     SQLITE_DBCONFIG_ENABLE_TRIGGER), so only this one does.
     """
-    values = [f"v{n}" for n in range(shape.width)]
-    mask = f"v{shape.width}"
+    # A table named `new` hides NEW where it has such a column, so ours have names that no table's have.
+    op, *values = (f"{PREFIX}{name}" for name in ("op", *(f"v{n}" for n in range(shape.width + 1))))
+    mask = values.pop()
     table = sql.name(shape.table)
     same = " AND ".join(f"{sql.name(column)} = new.{value}" for column, value in zip(shape.key, values, strict=False))
-    logged = ", ".join(["op", *values, mask])
+    logged = ", ".join(["op", *(f"v{n}" for n in range(shape.width + 1))])
     patched = ", ".join(
-        f"{sql.name(column)} = CASE WHEN new.{mask} >> {n} & 1 THEN new.v{n} ELSE {sql.name(column)} END"
+        f"{sql.name(column)} = CASE WHEN new.{mask} >> {n} & 1 THEN new.{values[n]} ELSE {sql.name(column)} END"
         for n, column in enumerate(shape.columns)
         if n >= shape.key_width
     )
-    db.execute(f"CREATE TEMP VIEW {ROW} AS SELECT {logged} FROM batch.log")
+    db.execute(f"CREATE TEMP VIEW {ROW}({', '.join([op, *values, mask])}) AS SELECT {logged} FROM batch.log")
     try:
         db.execute(
             f"CREATE TEMP TRIGGER {ONE} INSTEAD OF INSERT ON {ROW} BEGIN"
-            f" DELETE FROM {table} WHERE new.op = {Op.DELETE:d} AND {same};"
+            f" DELETE FROM {table} WHERE new.{op} = {Op.DELETE:d} AND {same};"
             f" INSERT OR REPLACE INTO {table}({sql.names(shape.columns)})"
-            f" SELECT {', '.join('new.' + value for value in values)} WHERE new.op = {Op.PUT:d};"
-            + (f" UPDATE OR REPLACE {table} SET {patched} WHERE new.op = {Op.PATCH:d} AND {same};" if patched else "")
+            f" SELECT {', '.join('new.' + value for value in values)} WHERE new.{op} = {Op.PUT:d};"
+            + (f" UPDATE OR REPLACE {table} SET {patched} WHERE new.{op} = {Op.PATCH:d} AND {same};" if patched else "")
             + " END"
         )
         db.execute(
