@@ -67,6 +67,10 @@ HONEST_PULLS = 6
 """how many pulls without any fault may be needed until all is as it should be"""
 
 
+ONLY = os.environ.get("SIM_ONLY", "").split()
+"""names of injections; all where there is none"""
+
+
 class Finding(AssertionError):
     """Something that must never happen."""
 
@@ -197,7 +201,9 @@ class Run:
             self.honest()
 
     def live(self) -> None:
-        names = [each.name for each in INJECTIONS.values() for _ in range(each.weight)]
+        names = [
+            each.name for each in INJECTIONS.values() if each.name in (ONLY or INJECTIONS) for _ in range(each.weight)
+        ]
         self.begin()
         for _ in range(self.rng.randint(2, 7)):
             name = self.rng.choice(names)
@@ -356,6 +362,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no other seed after so long")
     parser.add_argument("--stop", action="store_true", help="at the first that fails")
     parser.add_argument("--told", type=Path, help="a file for what was done and seen, as JSON: fixtures/faults_page.py")
     asked = parser.parse_args()
@@ -368,11 +375,12 @@ def main() -> int:
 
 
 def many(asked: argparse.Namespace) -> int:
-    began, failed, states = time.monotonic(), [], 0
+    began, failed, states, runs = time.monotonic(), [], 0, 0
     done, seen, names = Counter[str](), Counter[str](), Counter[str]()
     with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("fork")) as pool:
         seeds = range(asked.first, asked.first + asked.seeds)
         for seed, error, its_done, its_seen, its_names, its_states in pool.map(one, seeds, chunksize=4):
+            runs += 1
             done.update(its_done)
             seen.update(its_seen)
             names.update(its_names)
@@ -380,18 +388,18 @@ def many(asked: argparse.Namespace) -> int:
             if error:
                 failed.append(seed)
                 print(f"seed {seed}:\n{error}", flush=True)
-                if asked.stop:
-                    pool.shutdown(cancel_futures=True)
-                    break
+            if (error and asked.stop) or time.monotonic() - began > asked.minutes * 60:
+                pool.shutdown(cancel_futures=True)
+                break
     spent_s = time.monotonic() - began
     for what, count in sorted(seen.items()):
         print(f"{count:9,} {what}")
     if asked.told:
-        told = {"seeds": asked.seeds, "seconds": round(spent_s), "states": states, "failed": failed, "done": done,
+        told = {"seeds": runs, "seconds": round(spent_s), "states": states, "failed": failed, "done": done,
                 "seen": seen, "steps": sum(names.values()), "names": sorted(names)}  # fmt: skip
         asked.told.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     print(
-        f"{asked.seeds:,} seeds, {spent_s:.0f} s; {sum(done.values()):,} injections of {len(done)} kinds;"
+        f"{runs:,} seeds, {spent_s:.0f} s; {sum(done.values()):,} injections of {len(done)} kinds;"
         f" {sum(names.values()):,} steps by {len(names)} names; {states:,} states of the mirror seen;"
         f" {len(failed)} failed{f': make sim SEED={failed[0]}' if failed else ''}"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import errors_page
 import pytest
+from sim_faults import INJECTIONS
 
 from rollrep.core.errors import ALL_ERRORS
 
@@ -75,3 +76,9 @@ def test_every_fault_has_a_row_with_its_test() -> None:
     for cells in found:
         assert len(cells) == 5 and all(cells), cells
         assert re.search(r"`test_\w+`", cells[3]) or f"**{cells[0]}" in (ROOT / "docs/faults.md").read_text(), cells
+
+
+def test_every_injection_of_the_simulation_is_on_the_page_with_its_faults() -> None:
+    found = {cells[0].strip("`"): cells[1:3] for cells in rows("docs/faults.md") if cells[0].strip("`") in INJECTIONS}
+    wanted = {each.name: [" ".join(each.faults) or "-", each.how] for each in INJECTIONS.values()}
+    assert found == wanted, "write it: python fixtures/faults_page.py FILE, of make sim ARGS='--told FILE'"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sim import Run, patched, simulate, trace_of
+from sim_bugs import BUGS, Bug, put_into_a_copy, simulate_in
 from sim_faults import INJECTIONS
 
 from rollrep.destination.in_place import InPlace
@@ -20,7 +22,7 @@ from rollrep.source.tables import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'initial' parameter:DeprecationWarning")  # newer tenacity
 PARTS = 4
-SEEDS = int(os.environ.get("ROLLREP_SIM", "40"))
+SEEDS = int(os.environ.get("ROLLREP_SIM", "24"))
 
 
 @pytest.mark.timeout(3_600)
@@ -87,3 +89,11 @@ def test_wal_can_be_checkpointed_when_the_destination_is_slow(mirror: bool, tmp_
         INJECTIONS["slow_destination"].do(run)
 
     lived(tmp_path, Limits(keep_rows=31 if mirror else 100_000, keep_keys=31), live)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.seed is not None], ids=lambda bug: bug.name)
+def test_simulation_finds_a_bug_that_was_put_in_on_purpose(bug: Bug, tmp_path: Path) -> None:
+    """With one seed that is known to find it; `python tests/sim_bugs.py` searches for such seeds."""
+    done = simulate_in(put_into_a_copy(bug, tmp_path), bug, bug.seed)
+    assert done.returncode == 1, f"seed {bug.seed} finds nothing any more: search one with sim_bugs.py"
+    assert re.search(r"Finding|AssertionError", done.stderr), done.stderr[-2_000:]
