@@ -53,7 +53,7 @@ def lived(folder: Path, limits: Limits, live: Callable[[Run], None]) -> None:
 
 
 @pytest.mark.parametrize("rng", range(3))
-@pytest.mark.parametrize("where", ["mirroring.transaction", "mirroring.publish"])
+@pytest.mark.parametrize("where", ["mirror_db.transaction", "mirroring.publish"])
 def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
     where: str, rng: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

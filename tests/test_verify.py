@@ -458,7 +458,9 @@ def build_history(pair: VerifiedPair) -> tuple[Path, Path]:
     return pair.store.folder / segments[0].path, pair.store.folder / snapshots[1].path
 
 
-def test_all_is_whole_when_nothing_was_touched(pair: VerifiedPair) -> None:
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_all_is_whole_when_nothing_was_touched(pair: VerifiedPair, encoding: str) -> None:
+    pair.do(f"PRAGMA encoding = '{encoding}'")
     build_history(pair)
     found = pair.at_rest()
     assert (found.problems, found.notes) == ([], [])

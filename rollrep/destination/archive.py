@@ -20,7 +20,7 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position, Shape
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Line, Segment
-from rollrep.destination.images import attach_log, points_in
+from rollrep.destination.images import attach_log, encoding_of, points_in, scratch
 from rollrep.destination.store import Store
 from rollrep.destination.trash import find_file
 from rollrep.wire.messages import Batch
@@ -85,6 +85,14 @@ class Archive:
         holds = self.holds(segment)
         raw = container.read_raw(self.path(segment), KIND)
         attach_log(db, raw, holds.first, holds.last, holds.shapes)
+        return holds
+
+    def checked(self, segment: Segment) -> SegmentHolds:
+        """What a segment says of itself, all of it read.  Raises VerifyFailed where it is damaged."""
+        holds = self.holds(segment)
+        raw = container.read_raw(self.path(segment), KIND)
+        with scratch(encoding_of(raw)) as db:
+            attach_log(db, raw, holds.first, holds.last, holds.shapes)
         return holds
 
     def attached(self, db: apsw.Connection, line: int, after: int, through: int) -> Iterator[SegmentHolds]:

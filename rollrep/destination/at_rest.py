@@ -25,7 +25,8 @@ from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
 from rollrep.destination.chains import chain_of
-from rollrep.destination.changes import attached_change, unpack_snapshot
+from rollrep.destination.changes import KIND, ChangeHolds, attached_change, unpack_snapshot
+from rollrep.destination.images import scratch
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database
 from rollrep.destination.notes import UNREADABLE, note_path, read_note
@@ -100,9 +101,8 @@ class _AtRest:
 
     def _segment(self, segment: Segment) -> bool:
         path = self._archive.path(segment)
-        with self._looking_at(path) as sound, contextlib.closing(apsw.Connection(":memory:")) as db:
-            db.execute("ATTACH ':memory:' AS batch")
-            holds = self._archive.attach(db, segment)
+        with self._looking_at(path) as sound:
+            holds = self._archive.checked(segment)
             if holds.proof != segment.proof:
                 sound.append(f"it proves another log row {segment.last} than the catalog says")
             if path.stat().st_size != segment.bytes:
@@ -142,12 +142,10 @@ class _AtRest:
 
     def _change(self, change: Snapshot) -> bool:
         raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
-        with (
-            self._looking_at(find_file(self._store, change.path)) as sound,
-            contextlib.closing(apsw.Connection(":memory:")) as db,
-        ):
-            db.execute("ATTACH ':memory:' AS batch")
-            with attached_change(self._store, change, db, raw):
+        path = find_file(self._store, change.path)
+        with self._looking_at(path) as sound:
+            encoding = container.read_holds(path, KIND, ChangeHolds).encoding
+            with scratch(encoding) as db, attached_change(self._store, change, db, raw):
                 pass
         return not sound
 

@@ -28,7 +28,7 @@ import msgspec
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Encoding, Facts, Layout, Point, Position, Shape
-from rollrep.destination import container, snapshots
+from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.chains import chain_of
@@ -141,10 +141,8 @@ def merge_changes(store: Store, chain: Sequence[Snapshot]) -> Snapshot:
     """
     scratch = store.snapshots / f"change.db{container.TEMPORARY}"
     try:
-        with contextlib.closing(apsw.Connection(":memory:")) as db, container.disk_room(scratch):
-            first = container.read_holds(find_file(store, chain[0].path), KIND, ChangeHolds)
-            db.execute(f"PRAGMA encoding = '{first.encoding}'").fetchall()
-            db.execute("ATTACH ':memory:' AS batch")
+        first = container.read_holds(find_file(store, chain[0].path), KIND, ChangeHolds)
+        with images.scratch(first.encoding) as db, container.disk_room(scratch):
             for change in chain:
                 with attached_change(store, change, db, scratch.with_name(f"read.db{container.TEMPORARY}")) as holds:
                     if change is chain[0]:

@@ -10,7 +10,8 @@ Knows: the wire's image layouts.  Does not know: where images come from, what is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -22,6 +23,23 @@ from rollrep.wire.digests import groups_table
 from rollrep.wire.images import log_table, log_width, rows_table
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', ms / 1000.0, 'unixepoch')"
+
+
+ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
+"""at byte 56 of a database's header (https://www.sqlite.org/fileformat2.html)"""
+
+
+@contextlib.contextmanager
+def scratch(encoding: str) -> Iterator[apsw.Connection]:
+    """A database in memory with an empty `batch`; SQLite joins only databases of one encoding."""
+    with contextlib.closing(apsw.Connection(":memory:")) as db:
+        db.execute(f"PRAGMA encoding = '{encoding}'").fetchall()
+        db.execute("ATTACH ':memory:' AS batch")
+        yield db
+
+
+def encoding_of(image: bytes) -> str:
+    return ENCODINGS.get(int.from_bytes(image[56:60]), "UTF-8")
 
 
 def attach_log(

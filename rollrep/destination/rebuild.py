@@ -34,7 +34,7 @@ from rollrep.destination.archive import SegmentHolds
 from rollrep.destination.catalog import Catalog, Hole, Line, LineStory, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import change_name, found_change, read_change
-from rollrep.destination.images import attach_log
+from rollrep.destination.images import attach_log, encoding_of, scratch
 from rollrep.destination.keeping import NAMED
 from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database
 from rollrep.destination.notes import read_note
@@ -316,9 +316,8 @@ def _same_rows(store: Store, one: FoundSegment, other: FoundSegment) -> bool:
 
 def _rows(store: Store, each: FoundSegment, first: int, last: int) -> list[list[str]]:
     """Log rows as text that tells every value from every other; NULLs at the end, which only fill a width, left out."""
-    with contextlib.closing(apsw.Connection(":memory:")) as db:
-        db.execute("ATTACH ':memory:' AS batch")
-        raw = container.read_raw(store.folder / each.segment.path, archive.KIND)
+    raw = container.read_raw(store.folder / each.segment.path, archive.KIND)
+    with scratch(encoding_of(raw)) as db:
         attach_log(db, raw, each.holds.first, each.holds.last, each.holds.shapes)
         names = [name for (name,) in all_rows(db, "SELECT name FROM pragma_table_info('log', 'batch')") if name != "at"]
         values = ", ".join(f'typeof("{name}") || hex(CAST("{name}" AS BLOB))' for name in names)
