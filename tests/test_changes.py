@@ -73,7 +73,7 @@ def problems(pair: FollowedPair) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", list(SEEDS)[:4])
+@pytest.mark.parametrize("seed", list(SEEDS)[:2])
 def test_every_snapshot_is_the_source_as_it_was_when_operations_are_let_go_of(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

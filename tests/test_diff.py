@@ -209,7 +209,7 @@ def test_script_works_when_rows_swap_values_that_must_be_unique(tmp_path: Path) 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", list(SEEDS)[:6])
+@pytest.mark.parametrize("seed", list(SEEDS)[:4])
 def test_script_leads_from_point_to_point_when_applications_are_random(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ def test_points_younger_than_operations_stay_when_anything_is_pruned_again_and_a
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", list(SEEDS)[:4])
+@pytest.mark.parametrize("seed", list(SEEDS)[:3])
 def test_every_pinned_point_equals_the_source_when_all_else_is_pruned(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -336,7 +336,7 @@ def test_pull_ends_with_75_when_nobody_listens(place: Place) -> None:
 
 # ---------------------------------------------------------------- lines that break
 
-CUTS = 25
+CUTS = 16
 BLOB = 1_000_000
 
 
@@ -399,7 +399,7 @@ def test_mirror_is_the_source_when_the_line_was_cut_at_any_place(place: Place, k
     assert whole.answer == kind
     assert length > 8 * BLOB
     cut_short = 0
-    rng = random.Random(f"{kind} 25")
+    rng = random.Random(f"{kind} {CUTS}")
     for turn in range(CUTS):
         store = begin(f"cut-{turn}")
         with Proxy(place.sshd.port) as proxy:
@@ -455,7 +455,7 @@ def writer(place: Place, seed: int) -> Iterator[subprocess.Popen[str]]:
         assert child.returncode == 0
 
 
-KILLS = 20
+KILLS = 14
 
 
 @pytest.mark.parametrize("keep_rows", [300, 100_000])
