@@ -29,7 +29,7 @@ from rollrep.source.database import open_source
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
 from rollrep.wire import messages
-from rollrep.wire.session import Session
+from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 ACCOUNT = "CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city); CREATE INDEX city ON account(city);"
 FILLED = (
@@ -465,4 +465,28 @@ def test_tables_are_right_when_rows_are_wide_or_most_of_them_changed(
     assert rungs(outcome) == {"digests"}
     [moved] = [each for each in outcome.moved if each.table == "wide"]
     assert moved.rows < 4_200
+    pair.same()
+
+
+@pytest.mark.parametrize("ends", [LogOverrun(1), SchemaChanged()])
+def test_pull_goes_on_when_the_log_rolls_over_with_a_question_under_way(
+    pair: OverrunPair, ends: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to what was asked ahead comes all the same; it is none to the Hello that follows."""
+    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
+    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    pair.start(keep_keys=0)
+    pair.fall_off()
+    read, answers = Session.read, iter([None, None, ends])
+
+    def fail(self: Session, after: int, kind: type) -> object:
+        found = read(self, after, kind)
+        if error := next(answers, None):
+            assert self._unread, "else nothing was under way"
+            raise error
+        return found
+
+    monkeypatch.setattr(Session, "read", fail)
+    assert pair.pull().answer == "mirror"
+    assert next(answers, "none left") == "none left"
     pair.same()

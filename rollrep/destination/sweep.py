@@ -107,6 +107,7 @@ class Sweep:
                 self._hear()
                 self._say()
         finally:
+            self._session.abandon()
             self._parts.close()
 
     def replace(self, shape_id: int, ranges: Sequence[KeyRange], first_id: int) -> int:

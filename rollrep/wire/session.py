@@ -64,12 +64,17 @@ class Session:
         self._decoder = frames.Decoder()
         self._frames: deque[frames.Frame] = deque()
         self._head = 0
+        self._unread = 0
+        """questions that were asked and whose answers were not read"""
+        self._stale = 0
+        """those of them whose answers nobody waits for any more"""
         self._only_log: list[int] = []
         """the first id, and then the last of each answer, of answers that were nothing but log"""
         self.bytes_received = 0
 
     def hello(self, hello: messages.Hello) -> Answer:
         """The source's Answer.  Raises what it refuses with, as one of core's errors."""
+        self.abandon()
         self._say(hello)
         answer = self._expect(Answer)
         self._head, self._only_log = answer.facts.head.id, []
@@ -98,6 +103,12 @@ class Session:
     def ask(self, wanted: messages.Ask) -> None:
         """Says what is wanted next of a table; `read` reads the answer."""
         self._say(wanted)
+        self._unread += 1
+
+    def abandon(self) -> None:
+        """What was asked ahead is not waited for: its answers are skipped before the next question."""
+        self._stale += self._unread
+        self._unread = 0
 
     def forgotten(self, wanted: messages.SendForgotten) -> tuple[messages.Bridge, bytes] | None:
         """The next rows behind forgotten keys with their packed image; None where the keys don't reach back so far.
@@ -130,6 +141,7 @@ class Session:
         Raises SchemaChanged, LogOverrun; that also where log comes, and nothing else, as if for ever.
         """
         tail: Tail = None
+        self._unread -= 1
         while True:
             message = self._hear()
             if isinstance(message, Batch) and tail is None:
@@ -222,7 +234,19 @@ class Session:
             raise Temporary(f"an image from {self._where} arrived damaged", remedy="it will be fetched again")
         return bytes(packed)
 
+    def _skip(self) -> None:
+        """Reads an answer of `read` to its end, and forgets it."""
+        while isinstance(message := self._hear(), Batch):
+            self._image(message.image)
+        if isinstance(message, Chunk | messages.Groups | messages.Rows):
+            self._image(message.image)
+        elif not isinstance(message, messages.Stretch | Done | Overrun | messages.Changed):
+            raise self._nonsense(message)
+
     def _say(self, message: Message) -> None:
+        while self._stale:
+            self._stale -= 1
+            self._skip()
         self._stream.write(frames.encode(frames.MESSAGE, messages.encode(message)))
 
     def _expect(self, kind: type[M]) -> M:
