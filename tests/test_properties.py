@@ -44,7 +44,7 @@ from rollrep.source.log import write_point
 from rollrep.source.tables import Limits
 
 PARTS = 4
-LIVES = int(os.environ.get("ROLLREP_LIVES", "48"))
+LIVES = int(os.environ.get("ROLLREP_LIVES", "32"))
 MOVES = 14
 SHRINK = [hypothesis.Phase.shrink] if os.environ.get("ROLLREP_SHRINK") else []
 LARGEST_ROWID = 2**63 - 1
