@@ -34,10 +34,7 @@ QUESTIONS = {
     "mirror_again": "mirroring again, beside sqlite3_rsync",
     "time_travel": "a day of hourly snapshots beside Litestream, restic and borg; asking the past",
 }
-EXTRA = {
-    "restarts": "restarts while the application writes, beside Litestream; RESTARTS=1000 takes hours",
-    "profile_pull": "where the CPU time of a pull goes, statement by statement",
-}
+EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statement"}
 
 
 def main() -> None:
