@@ -40,7 +40,7 @@ EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statem
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description="Measures rollrep beside its peers.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=", ".join([*QUESTIONS, *EXTRA]) + "  [default: all but the last two]"
+        "names", nargs="*", metavar="NAME", help=", ".join([*QUESTIONS, *EXTRA]) + "  [default: all but the last]"
     )
     parser.add_argument("--quick", action="store_true", help="about a minute each: the figures are rough")
     parser.add_argument("--folder", type=Path, help="where databases are made  [default: a temporary folder]")
