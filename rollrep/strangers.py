@@ -1,20 +1,97 @@
-"""Collations and functions that only the application has, in a form that does nothing, for as long as a table is made.
+"""Collations and functions that only the application has: true ones that a plugin gives, or inert ones.
 
-A table's text may name collations and functions of the application's own where no row ever needs them here: in a
-column without an index, a CHECK, a DEFAULT.  SQLite wants to know them only while the table is
-created, so they exist just then.  One that is called all the same raises, and nothing is written.
+    # player.py, installed beside rollrep on both machines
+    import apsw
 
-An index, a partial index and a generated column do need them: nothing is supplied for these.
+    def connected(connection):
+        connection.create_collation("localeaware", compare)
+        connection.create_scalar_function("sort_title", sort_title, 1, deterministic=True, flags=apsw.SQLITE_INNOCUOUS)
+
+    # its pyproject.toml
+    [project.entry-points."rollrep.connections"]
+    player = "player:connected"
+
+With these, all that uses them is carried as if they were SQLite's own; `connection.load_extension` does as well.  They
+must be the application's to the last letter: an index that was ordered otherwise is damaged for it.
+
+Without, they exist in a form that does nothing, for as long as a table is made: its text may name them where no row
+ever needs them here, in a column without an index, a CHECK, a DEFAULT.  One that is called all the same raises, and
+nothing is written.  An index and a generated column do need them: nothing inert is supplied for these.
 
 Knows: apsw.  Does not know: whose table it is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Never
 
 import apsw
+
+from rollrep.core.errors import SchemaProblem
+
+GROUP = "rollrep.connections"
+"""The group of entry points: functions that are called with every connection."""
+
+_UNKNOWN = re.compile(r"(no such collation sequence|no such function|unknown function): (.+?)(?:\(\))?$")
+
+_log = logging.getLogger(__name__)
+
+
+def meet_connections() -> None:
+    """From now on every connection has what plugins give it.  A plugin that raises is logged, and left out."""
+    for name, give in _givers() if _is_any_installed() else ():
+
+        def introduce(connection: apsw.Connection, name: str = name, give: Callable[..., object] = give) -> None:
+            try:
+                give(connection)
+            except Exception as error:
+                _log.warning("plugin %s failed with a connection: %r", name, error)
+
+        apsw.connection_hooks.append(introduce)
+
+
+def unknown_here(error: BaseException) -> SchemaProblem | None:
+    """What to say of it where SQLite asks for something of the application's that nobody gives here.
+
+    >>> print(unknown_here(apsw.SQLError("no such function: sort_title")).facts)
+    the application's own function sort_title is not known here
+    """
+    found = _UNKNOWN.search(str(error)) if isinstance(error, apsw.SQLError) else None
+    if found is None:
+        return None
+    kind = "collation" if "collation" in found[1] else "function"
+    return SchemaProblem(
+        f"the application's own {kind} {found[2]} is not known here",
+        remedy="install the plugin that gives it on both machines: see docs/collations.md",
+    )
+
+
+def _is_any_installed() -> bool:
+    # `importlib.metadata` takes longer to load than most pulls have to do, and nearly nobody has such a plugin.
+    for folder in sys.path:
+        for path in Path(folder).glob("*.dist-info/entry_points.txt"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                if f"[{GROUP}]" in path.read_text():
+                    return True
+    return False
+
+
+def _givers() -> list[tuple[str, Callable[..., object]]]:
+    import importlib.metadata
+
+    found = []
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            found.append((entry.name, entry.load()))
+        except (Exception, SystemExit) as error:
+            _log.warning("plugin %s can't be loaded and is left out: %r", entry.name, error)
+    return found
 
 
 class Strangers:

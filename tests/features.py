@@ -307,18 +307,45 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     ),
     "an index by a collation of the application": (
         "CREATE TABLE note(title); CREATE INDEX by_title ON note(title COLLATE locale)",
+        "by_title",
+        "it uses the application's own collation locale; without it, note is carried",
+    ),
+    "a UNIQUE index by a collation of the application": (
+        "CREATE TABLE note(title COLLATE locale); CREATE UNIQUE INDEX by_title ON note(title)",
+        "by_title",
+        "it uses the application's own collation locale; without it, note is carried",
+    ),
+    "… of a table with triggers, or foreign keys that act": (
+        "CREATE TABLE note(title COLLATE locale, p REFERENCES plain ON DELETE CASCADE);"
+        "CREATE UNIQUE INDEX by_title ON note(title)",
         "note",
-        "its index by_title uses the application's own collation locale",
+        "rows must be unique in its index by_title, which only the application can make, and the table has triggers or"
+        " foreign keys that act",
+    ),
+    "a UNIQUE constraint by a collation of the application": (
+        "CREATE TABLE note(title COLLATE locale UNIQUE)",
+        "note",
+        "its keys use the application's own collation locale",
+    ),
+    "a key by a collation of the application": (
+        "CREATE TABLE note(title TEXT COLLATE locale PRIMARY KEY)",
+        "note",
+        "its keys use the application's own collation locale",
+    ),
+    "… WITHOUT ROWID": (
+        "CREATE TABLE note(a, title COLLATE locale, PRIMARY KEY(a, title)) WITHOUT ROWID",
+        "note",
+        "its keys use the application's own collation locale",
     ),
     "an index over a function of the application": (
         "CREATE TABLE note(title); CREATE INDEX by_title ON note(mine(title))",
-        "note",
-        "it uses the application's own function mine",
+        "by_title",
+        "it uses the application's own function mine; without it, note is carried",
     ),
     "a partial index over a function of the application": (
         "CREATE TABLE note(title); CREATE INDEX by_title ON note(title) WHERE mine(title)",
-        "note",
-        "it uses the application's own function mine",
+        "by_title",
+        "it uses the application's own function mine; without it, note is carried",
     ),
     "a generated column with a function of the application": (
         "CREATE TABLE note(title, short AS (mine(title)))",

@@ -11,6 +11,7 @@ import click
 from rollrep import __version__
 from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import set_up_logging
+from rollrep.strangers import meet_connections
 
 
 class Lazy(Suggesting):
@@ -71,6 +72,7 @@ def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """
     ctx.obj = config
     set_up_logging(verbose)
+    meet_connections()
 
 
 def main() -> None:

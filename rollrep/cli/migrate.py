@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from rollrep.cli.output import emit, json_option, reporting, say
 from rollrep.core.errors import UsageError
@@ -45,7 +46,7 @@ def migrate_command(db: Path, command: tuple[str, ...], dry_run: bool, as_json: 
         )
         return
     code, report = migrate(db, command)
-    refused = [{"table": each.table, "reason": each.reason} for each in report.refused]
+    refused = [msgspec.to_builtins(each) for each in report.refused]
     if as_json:
         captured = list(report.captured)
         emit(True, "source.migrate", {**told, "released": tables, "captured": captured, "refused": refused,
@@ -55,5 +56,5 @@ def migrate_command(db: Path, command: tuple[str, ...], dry_run: bool, as_json: 
         f" {', '.join(report.captured) or 'no table'}"
     )
     for each in report.refused:
-        say(f"  NOT CARRIED {each.table}: {each.reason}")
+        say(f"  NOT CARRIED {each.name}: {each.reason}")
     sys.exit(code)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from rollrep.core.errors import RollrepError
+from rollrep.strangers import unknown_here
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +66,10 @@ def reporting(schema: str) -> Callable[[F], F]:
                 return command(*args, **kwargs)
             except RollrepError as error:
                 fail(error, schema, bool(kwargs.get("as_json")))
+            except Exception as error:
+                if unknown := unknown_here(error):
+                    fail(unknown, schema, bool(kwargs.get("as_json")))
+                raise
 
         return run  # type: ignore[return-value]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import apsw
 import click
+import msgspec
 
 from rollrep.cli.groups import Suggesting
 from rollrep.cli.migrate import migrate_command
@@ -130,7 +131,7 @@ def _report_json(db: Path, report: Report, journal_mode: str, dry_run: bool, pri
         "captured": list(report.captured),
         "kept": list(report.kept),
         "released": list(report.released),
-        "refused": [{"table": each.table, "reason": each.reason} for each in report.refused],
+        "refused": [msgspec.to_builtins(each) for each in report.refused],
         "limits": _limits_json(report.limits),
         "journal_mode": journal_mode,
         "dry_run": dry_run,
@@ -173,7 +174,9 @@ def _told_installed(
         names = ", ".join(f"{each.name} ({each.module})" for each in virtuals)
         yield f"  virtual    {names}: carried as of the end of each pull"
     for each in report.refused:
-        yield f"  NOT CARRIED {each.table}: {each.reason}"
+        yield f"  NOT CARRIED {each.name}: {each.reason}"
+    if any("application's own" in each.reason for each in report.refused):
+        yield "             a plugin can give what only the application has: see docs/collations.md"
     limits = report.limits
     yield (
         f"  keeps      {limits.keep_rows:,} rows, {show_bytes(limits.keep_bytes)}, {show_duration(limits.keep_age_s)},"

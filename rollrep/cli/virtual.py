@@ -32,11 +32,15 @@ def earlier_sentences(catalog: Catalog, point: CatalogPoint, earlier: Sequence[E
 
 
 def restored_sentences(catalog: Catalog, restored: Restored) -> list[str]:
-    """What a person must know of the virtual tables of a restored file; empty where all is exact."""
+    """What a person must know of a restored file that is not all exact: virtual tables, indexes; empty where it is."""
     return [
         *(f"the index {each} was rebuilt from its content, as that was at this point" for each in restored.rebuilt),
         *earlier_sentences(catalog, restored.point, restored.earlier),
         *restored.complaints,
+        *(
+            f"without the index {each.name}, which only the application can make: {each.sql}"
+            for each in restored.left_out
+        ),
     ]
 
 
@@ -46,4 +50,5 @@ def restored_json(restored: Restored) -> dict[str, object]:
         "earlier": earlier_json(restored.earlier),
         "rebuilt": list(restored.rebuilt),
         "complaints": list(restored.complaints),
+        "left_out": [{"index": each.name, "table": each.table, "sql": each.sql} for each in restored.left_out],
     }

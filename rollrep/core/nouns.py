@@ -98,11 +98,18 @@ class SchemaObject(msgspec.Struct, frozen=True):
     sql: str
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """A table that can't be captured, and why, in words for the person."""
+class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is not carried, and why, in words for the person: a table, or an index of one that is carried."""
 
     table: str
     reason: str
+    index: str | None = None
+    """only this one of the table's indexes is left out"""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the source's schema, where tables and indexes never share a name."""
+        return self.index or self.table
 
 
 class Virtual(msgspec.Struct, frozen=True):

@@ -35,6 +35,15 @@ def names(identifiers: Iterable[str], prefix: str = "") -> str:
     return ", ".join(prefix + name(each) for each in identifiers)
 
 
+def collation(identifier: str) -> str:
+    """`identifier` as the name of a collation, bare where it is a word.
+
+    >>> collation("NOCASE"), collation("de AT")
+    ('NOCASE', '"de AT"')
+    """
+    return identifier if identifier.isidentifier() else name(identifier)
+
+
 def differs(mine: str, other: str) -> str:
     """SQL that is true unless two values are the same to the storage class; of two real zeros it is true as well.
 

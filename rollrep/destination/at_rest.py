@@ -33,6 +33,7 @@ from rollrep.destination.notes import UNREADABLE, note_path, read_note
 from rollrep.destination.shadow_archive import Seen, ShadowArchive
 from rollrep.destination.store import Store
 from rollrep.destination.trash import find_file
+from rollrep.strangers import unknown_here
 
 Progress = Callable[[str, int], None]
 """called with (what, bytes) as files are read"""
@@ -199,6 +200,8 @@ class _AtRest:
         except RollrepError as error:
             found.append(error.facts.removeprefix(f"{path} is damaged: ").removeprefix(f"{path} is "))
         except (apsw.Error, OSError) as error:
+            if unknown := unknown_here(error):
+                raise unknown from error
             found.append(str(error))
         for text in found:
             self._problem(path, text)

@@ -58,7 +58,8 @@ def copy_tables(whole: Path, target: Path, layout: Layout, tables: Sequence[str]
     objects = tuple(
         each for each in layout.objects if each.type in ("table", "index") and each.table.casefold() in names
     )
-    part = msgspec.structs.replace(layout, objects=objects, shapes=shapes, refused=(), virtuals=())
+    refused = tuple(each for each in layout.refused if each.table.casefold() in names)
+    part = msgspec.structs.replace(layout, objects=objects, shapes=shapes, refused=refused, virtuals=())
     with contextlib.closing(open_mirror(target, layout=part)) as db:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("ATTACH ? AS whole", (str(whole),))

@@ -231,7 +231,7 @@ class _Pull:
             refuse_another_source(state, answer.database_id, answer.instance, self._store.job)
         self._head_point = answer.facts.point
         if answer.layout:
-            self._out.refused = [f"{each.table}: {each.reason}" for each in answer.layout.refused]
+            self._out.refused = [f"{each.name}: {each.reason}" for each in answer.layout.refused]
         return answer
 
     # resume

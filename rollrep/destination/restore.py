@@ -23,6 +23,7 @@ import apsw
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotRestorable, UsageError
 from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
+from rollrep.core.nouns import SchemaObject
 from rollrep.destination import container
 from rollrep.destination.building import (
     Plan,
@@ -37,6 +38,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint, Hole
 from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.partial import copy_tables
+from rollrep.destination.schema import indexes_left_out
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints
 from rollrep.destination.snapshots import full_disk_as_oserror
@@ -55,6 +57,8 @@ class Restored:
     """full-text indexes that were made anew from their content table, as that was at the point"""
     complaints: tuple[str, ...] = ()
     """what virtual tables say against themselves"""
+    left_out: tuple[SchemaObject, ...] = ()
+    """indexes that only the application can make"""
 
 
 def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetime | None) -> CatalogPoint:
@@ -220,9 +224,10 @@ def restore(store: Store, catalog: Catalog, chosen: Plan, output: Path, *, force
     finally:
         for path in (whole, temporary):
             remove_database(path)
+    left_out = tuple(indexes_left_out(built.layout))
     if chosen.tables:
-        return Restored(chosen.point, output, rows)
-    return Restored(chosen.point, output, rows, built.earlier, built.rebuilt, said)
+        return Restored(chosen.point, output, rows, left_out=left_out)
+    return Restored(chosen.point, output, rows, built.earlier, built.rebuilt, said, left_out)
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -21,7 +21,7 @@ from rollrep.core.errors import UsageError
 from rollrep.core.literals import read_value, value_column
 from rollrep.core.nouns import Layout, Shape
 from rollrep.core.tokens import Bindable, bind_key, bind_token
-from rollrep.destination.schema import create
+from rollrep.destination.schema import carried, create
 from rollrep.query import all_rows, find_row, one_value
 
 Key = tuple[str, ...]
@@ -67,7 +67,7 @@ class Scratch:
         self.db.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 1)
         self.db.execute(f"PRAGMA encoding = '{layout.encoding}'").fetchall()
         self.db.execute("PRAGMA ignore_check_constraints = ON").fetchall()
-        mine = [each for each in layout.objects if each.table == shape.table]
+        mine = [each for each in carried(layout) if each.table == shape.table]
         for kind in ("table", "index"):
             for each in mine:
                 if each.type == kind:

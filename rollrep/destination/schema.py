@@ -20,7 +20,7 @@ from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
 from rollrep.destination.inert import make_inert
 from rollrep.query import all_rows
-from rollrep.strangers import Strangers
+from rollrep.strangers import Strangers, unknown_here
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
@@ -79,9 +79,16 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout, *, keep: bool =
 
 
 def carried(layout: Layout) -> list[SchemaObject]:
-    """The objects that the mirror has: all but those of tables that can't be captured."""
-    refused = {each.table.casefold() for each in layout.refused}
-    return [item for item in layout.objects if item.table.casefold() not in refused]
+    """The objects that the mirror has: all but tables that can't be captured and indexes that can't be made."""
+    tables = {each.table.casefold() for each in layout.refused if not each.index}
+    left_out = {item.name for item in indexes_left_out(layout)}
+    return [item for item in layout.objects if item.table.casefold() not in tables and item.name not in left_out]
+
+
+def indexes_left_out(layout: Layout) -> list[SchemaObject]:
+    """Indexes that the mirror does not have though it has their tables: only the application knows their order."""
+    names = {each.index for each in layout.refused if each.index}
+    return [item for item in layout.objects if item.type == "index" and item.name in names]
 
 
 def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = frozenset()) -> None:
@@ -98,6 +105,8 @@ def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = fr
                     if not strangers.supply(str(error), item.sql):
                         raise
     except apsw.Error as error:
+        if unknown := unknown_here(error):
+            raise unknown from error
         raise SchemaProblem(
             f"{item.type} {item.name} can't be made in the mirror: {error}",
             remedy="leave its table out: rollrep source install DB --exclude TABLE",

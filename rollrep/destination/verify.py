@@ -160,7 +160,7 @@ class _Verifying:
 
     def _left_out(self) -> list[str]:
         captured = {shape.table for shape in self._state.layout.shapes} | virtual_names(self._state.layout)
-        refused = {each.table: each.reason for each in self._state.layout.refused}
+        refused = {each.table: each.reason for each in self._state.layout.refused if not each.index}
         objects = [item.name for item in self._state.layout.objects if item.type == "table"]
         others = sorted({*objects, *refused} - captured)
         return [f"{name}: {refused.get(name, 'it is not captured')}" for name in others if self._is_asked(name)]

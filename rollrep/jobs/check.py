@@ -160,7 +160,8 @@ def _about(answer: Answer) -> list[Item]:
         names = ", ".join(each.name for each in answer.layout.virtuals)
         items.append(Item("virtual", OK, f"{names}: carried as of the end of each pull"))
     for refused in answer.layout.refused if answer.layout else ():
-        items.append(Item("capture", WARN, f"table {refused.table} is not carried: {refused.reason}"))
+        kind = "index" if refused.index else "table"
+        items.append(Item("capture", WARN, f"{kind} {refused.name} is not carried: {refused.reason}"))
     return items
 
 

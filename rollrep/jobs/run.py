@@ -29,6 +29,7 @@ from rollrep.destination.restore import Restored
 from rollrep.destination.store import Store
 from rollrep.hooks import call_safely
 from rollrep.jobs.config import Config, Job
+from rollrep.strangers import unknown_here
 from rollrep.transport import Address, Options, open_stream
 from rollrep.transport.address import parse_address
 from rollrep.wire.session import Session
@@ -171,6 +172,8 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
     except (apsw.Error, OSError) as error:
         if _is_room_missing(error):
             raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
+        if unknown := unknown_here(error):
+            raise unknown from error
         # What they say is the best sentence there is; a traceback is not.
         _log.debug("work on %s failed", job.name, exc_info=True)
         raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error

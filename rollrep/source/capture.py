@@ -38,6 +38,7 @@ FIXED_SIZE = 6
 
 EVENTS = (
     "touch_insert", "touch_update", "insert", "update", "move", "unmove", "delete", "undelete", "settle",
+    "replaced_insert", "replaced_update",
 )  # fmt: skip
 ROWID_NAMES = ("rowid", "oid", "_rowid_")
 
@@ -58,6 +59,8 @@ def capture_triggers(plan: TablePlan, shape_id: int) -> dict[str, str]:
     made = (_reread_triggers if plan.reread else _plain_triggers)(plan, shape_id)
     if plan.uniques:
         made = {**_touch_triggers(plan, shape_id), **made}
+    if plan.logs_replaced:
+        made |= _replaced_triggers(plan, shape_id)
     return {
         trigger_name(event, table): _create(event, table, when, statements)
         for event, (when, statements) in made.items()
@@ -111,6 +114,22 @@ def _touch_triggers(plan: TablePlan, shape_id: int) -> Bodies:
             f"{_touch_update_event(plan)} ON {{}} WHEN {_collides_at_all(plan, updating=True)}",
             before_update,
         ),
+    }
+
+
+def _replaced_triggers(plan: TablePlan, shape_id: int) -> Bodies:
+    """They fire first after a write, when the newest rows of the log are what was touched, one for an index at most."""
+    key = plan.shape.key
+    same = " AND ".join(f"t.{sql.name(column)} = l.v{n}" for n, column in enumerate(key))
+    newest = (
+        f"l.id > (SELECT max(id) FROM {LOG}) - {len(plan.uniques)} AND l.shape = {shape_id} AND l.op = {Op.TOUCHED:d}"
+    )
+    gone = f"FROM {LOG} l WHERE {newest} AND NOT EXISTS (SELECT 1 FROM {sql.name(plan.shape.table)} t WHERE {same})"
+    keys = ", ".join(f"l.v{n}" for n in range(len(key)))
+    log = f"{_into(len(key))} SELECT {_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {keys} {gone}"
+    return {
+        f"replaced_{event.lower()}": (f"AFTER {event} ON {{}} WHEN EXISTS (SELECT 1 {gone})", [log])
+        for event in ("INSERT", "UPDATE")
     }
 
 
@@ -293,13 +312,13 @@ def _collides(plan: TablePlan, unique: Unique, *, updating: bool) -> str:
     """SQL that is true of the rows, other than the updated one, that NEW would collide with on an index."""
     if unique.columns is not None:
         terms = zip(unique.columns, unique.terms, strict=True)
-        probes = [f"{term} COLLATE {coll} = {_incoming(plan, column)}" for column, (term, coll) in terms]
+        probes = [f"{term} COLLATE {sql.collation(coll)} = {_incoming(plan, column)}" for column, (term, coll) in terms]
     else:
         # The index's own text is evaluated over a one-row query that gives NEW's values the columns'
         # names, so an expression never has to be rewritten.
         row = ", ".join(f"{_incoming(plan, c)} AS {sql.name(c)}" for c in plan.columns)
         newer = f"FROM (SELECT {row}) AS {_alias(plan)}"
-        probes = [f"({term}) COLLATE {coll} = (SELECT {term} {newer})" for term, coll in unique.terms]
+        probes = [f"({term}) COLLATE {sql.collation(coll)} = (SELECT {term} {newer})" for term, coll in unique.terms]
         if unique.where:
             probes.append(f"({unique.where})")
     if updating:

@@ -17,6 +17,7 @@ import apsw
 from rollrep.core.errors import DiskFull, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
+from rollrep.strangers import unknown_here
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -76,6 +77,8 @@ def translated(path: Path) -> Iterator[None]:
             remedy=f"SQLite needs to write beside the file too, see: ls -ld {path.parent}",
         ) from error
     except apsw.SQLError as error:
+        if unknown := unknown_here(error):
+            raise unknown from error
         if PREFIX not in str(error):
             raise
         raise RollrepError(

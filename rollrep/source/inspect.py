@@ -17,7 +17,6 @@ from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.makeable import what_is_missing
 from rollrep.source.virtual import owned_tables
 
-BUILTIN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 MAX_COLUMNS = 1_900
 """an image of a 2,000-column table does not fit into a log row beside the log's own columns"""
 
@@ -48,6 +47,8 @@ class TablePlan:
     """columns in which values that are equal may still differ in storage class: 1 and 1.0"""
     reread: bool
     """the row may differ from NEW when our trigger runs: read it again by its key"""
+    logs_replaced: bool
+    """the mirror lacks a UNIQUE index, so a REPLACE repeated there would not remove what it did here: that is logged"""
     pin_rowids: bool
     """VACUUM would renumber the rowids of this table unless an index exists"""
     columns: tuple[str, ...]
@@ -71,11 +72,14 @@ def inspect(
     for name, without_rowid in ordinary_tables(db):
         if not selected(name, include, exclude):
             continue
+        missing = what_is_missing(db, name)
         try:
-            plan = _plan(db, name, without_rowid, name.casefold() in restless)
-            if missing := what_is_missing(db, name):
-                raise ValueError(missing)
-            plans.append(plan)
+            if name in missing:
+                raise ValueError(missing.pop(name))
+            plans.append(_plan(db, name, without_rowid, name.casefold() in restless, frozenset(missing)))
+            refused += [
+                Refused(name, f"{reason}; without it, {name} is carried", index) for index, reason in missing.items()
+            ]
         except ValueError as error:
             refused.append(Refused(name, str(error)))
     return plans, refused
@@ -113,7 +117,9 @@ def virtual_tables(
         if not selected(owned.name, include, exclude):
             continue
         try:
-            shadows = tuple(_plan(db, shadow, bool(tables[shadow]), False).shape for shadow in owned.shadows)
+            shadows = tuple(
+                _plan(db, shadow, bool(tables[shadow]), False, frozenset()).shape for shadow in owned.shadows
+            )
         except ValueError as error:
             refused.append(Refused(owned.name, f"of a table that it is kept in: {error}"))
             continue
@@ -121,22 +127,25 @@ def virtual_tables(
     return virtuals, refused
 
 
-def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) -> TablePlan:
-    """The plan of one ordinary table.  Raises ValueError with the reason where there can be none."""
+def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool, left_out: frozenset[str]) -> TablePlan:
+    """The plan of one ordinary table, whose mirror has all indexes but those `left_out`.
+
+    Raises ValueError with the reason where there can be none.
+    """
     info = all_rows(db, "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,))
     stored = [name for name, _, _, hidden in info if hidden == 0]
     if len(info) > MAX_COLUMNS:
         raise ValueError(f"it has {len(info)} columns; up to {MAX_COLUMNS} can be logged")
     indexes = all_rows(db, 'SELECT name, "unique", origin, partial FROM pragma_index_list(?)', (table,))
-    for index, *_ in indexes:
-        for (collation,) in all_rows(db, "SELECT coll FROM pragma_index_xinfo(?) WHERE key", (index,)):
-            if collation is not None and collation.upper() not in BUILTIN_COLLATIONS:
-                raise ValueError(f"its index {index} uses the application's own collation {collation}")
     primary = [name for name, _, pk, _ in sorted(info, key=lambda row: row[2]) if pk]
     key_index = next((name for name, _, origin, _ in indexes if origin == "pk"), None)
     key, hidden_key, collations = _key(db, info, primary, key_index, without_rowid)
     columns = (*key, *(name for name in stored if hidden_key or name not in key))
     uniques, all_probed = _uniques(db, table, set(stored), indexes, key_index if without_rowid else None)
+    unseen = next((index for index, unique, *_ in indexes if unique and index in left_out), None)
+    if unseen and (reread or not all_probed):
+        why = "the table has triggers or foreign keys that act" if reread else "its text can't be read"
+        raise ValueError(f"rows must be unique in its index {unseen}, which only the application can make, and {why}")
     unique_columns: set[str] = set()
     for unique in uniques:
         unique_columns.update(unique.columns or ("*",))
@@ -160,6 +169,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool) ->
         sized_columns=tuple(name for name in sized if name not in alias),
         loose_columns=tuple(name for name, declared, _, hidden in info if hidden == 0 and _is_loose(declared)),
         reread=reread,
+        logs_replaced=unseen is not None,
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
         droppable=frozenset(name for name, *_ in info) - set(primary) - _constrained(db, indexes),
@@ -314,7 +324,10 @@ _TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/ | [\w$]+ | [^\s\w]""",
     re.VERBOSE | re.DOTALL,
 )
-_ORDER = re.compile(r"""(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$""", re.IGNORECASE)
+_ORDER = re.compile(
+    r"""(\s+COLLATE\s+("(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|\S+))?(\s+(ASC|DESC))?\s*$""",
+    re.IGNORECASE,
+)
 
 
 def _quoted(name: str) -> str:

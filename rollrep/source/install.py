@@ -227,7 +227,7 @@ def _install(
     _set_log_triggers(db, limits)
     if not created:
         _mend_log(db)
-    if not is_current(db):
+    if not is_current(db) or (not created and tuple(refused) != read_meta(db).refused):
         changes = schema_version(db) - version + accounted
         detail = {"captured": captured, "released": sorted(old), CHANGES_KNOWN: changes}
         _remember_schema(db, "installed" if created else DOUBT_MARK if in_doubt else "recaptured", detail, refused)

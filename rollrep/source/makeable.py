@@ -3,7 +3,8 @@
     CREATE TABLE and CREATE INDEX of the table ──► an empty database in memory ──► what SQLite says of them
 
 A generated column or an index may use a function or a collation that only the application registers.  The mirror's
-schema is made without it, so such a table can't be there; better said by `install` than by the first pull.
+schema is made without it (unless a plugin supplies it, see rollrep/hooks.py), so such a table can't be there; better
+said by `install` than by the first pull.  Where only what CREATE INDEX made needs it, the table goes without that.
 
 And whether foreign keys refer to keys: SQLite asks that of empty tables as well, so the same way tells.
 
@@ -27,23 +28,44 @@ _MISMATCH = re.compile(r'foreign key mismatch - "(.*)" referencing "(.*)"')
 _CALLED = {"function": "function", "collation sequence": "collation"}
 
 
-def what_is_missing(db: apsw.Connection, table: str) -> str | None:
-    """Why `table` can't be made by an SQLite without the application, in words for the person; None where it can.
+def what_is_missing(db: apsw.Connection, table: str) -> dict[str, str]:
+    """Why `table` or an index of it can't be made by an SQLite without the application: name to words for the person.
 
     Other reasons than a function or a collation that is not there are no matter of this: the mirror names them.
     """
     texts = all_rows(
         db,
-        "SELECT sql FROM sqlite_schema WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL"
+        "SELECT name, sql FROM sqlite_schema WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL"
         f" AND substr(name, 1, {len(PREFIX)}) <> '{PREFIX}' ORDER BY type DESC, rowid",
         (table,),
     )
+    missing: dict[str, str] = {}
     with contextlib.closing(apsw.Connection(":memory:")) as empty:
-        for (text,) in texts:
+        for name, text in texts:
             if complaint := _complaint(empty, text):
-                found = _MISSING.search(complaint)
-                return f"it uses the application's own {_CALLED[found[1]]} {found[2]}" if found else None
-    return None
+                if found := _MISSING.search(complaint):
+                    missing[name] = f"it uses the application's own {_CALLED[found[1]]} {found[2]}"
+                if name == table:
+                    break
+        constraints = all_rows(empty, "SELECT name FROM pragma_index_list(?) WHERE origin <> 'c'", (table,))
+        for collation in {coll for (index,) in constraints for coll in _collations(empty, index)}:
+            if not _is_known(empty, collation):
+                missing[table] = f"its keys use the application's own collation {collation}"
+    return missing
+
+
+def _collations(db: apsw.Connection, index: str) -> list[str]:
+    """Those that order its entries, and no expression's."""
+    found = all_rows(db, "SELECT coll FROM pragma_index_xinfo(?) WHERE key AND coll IS NOT NULL", (index,))
+    return [collation for (collation,) in found]
+
+
+def _is_known(db: apsw.Connection, collation: str) -> bool:
+    try:
+        db.execute(f"SELECT '' = '' COLLATE {sql.name(collation)}").fetchall()
+    except apsw.SQLError:
+        return False
+    return True
 
 
 def _complaint(empty: apsw.Connection, text: str) -> str:

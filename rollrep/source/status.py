@@ -134,7 +134,7 @@ def _table_states(db: apsw.Connection) -> dict[str, str]:
     virtuals = virtual_tables(db, meta.include, meta.exclude)[0]
     captured = {shape.table: shape for shape in current_shapes(db)}
     changed = not is_current(db)
-    states = {each.table: f"not carried: {each.reason}" for each in refused}
+    states = {each.name: f"not carried: {each.reason}" for each in refused}
     states.update({each.name: f"virtual ({each.module}): carried as of the end of each pull" for each in virtuals})
     for plan in plans:
         table = plan.shape.table
