@@ -548,7 +548,9 @@ def pruned_while_restoring(run: Run) -> None:
         return
 
     def prune() -> None:
-        with Catalog(run.store.catalog) as catalog:
+        # It would wait for what is being written just now; and what it says of that is not for SQLite, which is inside
+        # of that write: it takes "busy" for an answer there, and believes the page written.
+        with contextlib.suppress(apsw.BusyError), Catalog(run.store.catalog) as catalog:
             prune_it(run, catalog)
 
     run.typical["pull"] = 60
