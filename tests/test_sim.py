@@ -163,6 +163,7 @@ def test_wal_can_be_checkpointed_when_the_destination_is_slow(mirror: bool, tmp_
     """serve waits after every frame of many, with a burst to send or with all tables; it must hold nothing meanwhile."""
 
     def live(run: Run) -> None:
+        run.honest()
         for _ in range(3):
             INJECTIONS["slow_destination"].do(run)
         run.source.burst(120)
