@@ -1,6 +1,6 @@
 """Bugs put into a copy of the code on purpose: the simulation must find each, or it is worth nothing.
 
-    python tests/sim_bugs.py [WORD]      how many seeds it takes to find each (whose name has WORD in it)
+    python tests/sim_bugs.py [WORD]      which seed finds each (whose name has WORD in it)
 
 `text` stands once in `file`, and becomes `instead`; `seed` is one that finds it, for the test, which has no time to
 search.  Where a change of the simulation makes a seed mean something else, the search says the new one.
@@ -8,6 +8,7 @@ search.  Where a change of the simulation makes a seed mean something else, the 
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -157,14 +158,27 @@ def simulate_in(folder: Path, bug: Bug, *arguments: object) -> subprocess.Comple
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="")
+    parser.add_argument("--minutes", type=float, default=2.0, help="for each bug")
+    asked = parser.parse_args()
     for bug in BUGS:
-        if len(sys.argv) > 1 and sys.argv[1] not in bug.name:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            done = simulate_in(put_into_a_copy(bug, Path(folder)), bug, "--seeds", 1_000, "--processes", 1, "--stop")
-        seeds = re.findall(r"^seed (\d+):", done.stdout, re.MULTILINE)
-        why = re.findall(r"^(?:\w+\.)*(?:Finding|\w*Error): .*", done.stdout, re.MULTILINE)
-        print(f"{bug.name}: {f'seed {seeds[0]}: {why[-1][:150]}' if seeds else 'not found'}", flush=True)
+        if asked.word in bug.name:
+            print(f"{bug.name}: {searched(bug, asked.minutes)}", flush=True)
+
+
+def searched(bug: Bug, minutes: float) -> str:
+    """The first seed that finds it, and what it says; a seed that finds something in the code as it is counts for nothing."""
+    many = ("--seeds", 100_000, "--processes", 1, "--minutes", minutes, "--stop")
+    with tempfile.TemporaryDirectory() as folder:
+        done = simulate_in(put_into_a_copy(bug, Path(folder)), bug, *many)
+    seeds = re.findall(r"^seed (\d+):", done.stdout, re.MULTILINE)
+    if not seeds:
+        return "not found; " + (done.stdout.splitlines() or done.stderr.splitlines())[-1]
+    if simulate_in(ROOT, bug, seeds[0]).returncode:
+        return f"seed {seeds[0]} finds something without it too"
+    why = re.findall(r"^(?:\w+\.)*(?:Finding|\w*Error): .*", done.stdout, re.MULTILINE)
+    return f"seed {seeds[0]}: {why[-1][:150] if why else done.stdout[-300:]}"
 
 
 if __name__ == "__main__":

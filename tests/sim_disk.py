@@ -182,6 +182,9 @@ class Disk:
 
     def image(self, target: Path, *, power: bool, rng: random.Random) -> None:
         """The store as it would be found by whoever comes next, had everything ended now."""
+        if not os.path.isdir(self.store):
+            target.mkdir()
+            return
         shutil.copytree(self.store, target)
         if not power:
             return

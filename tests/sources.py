@@ -138,7 +138,8 @@ def recompute(copy: Path) -> None:
         generated = "SELECT DISTINCT t.name FROM pragma_table_list t, pragma_table_xinfo(t.name) c WHERE c.hidden = 3"
         for (table,) in db.execute(generated).fetchall():
             quoted = table.replace('"', '""')
-            plain = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0 AND pk = 0"
+            # All columns but the generated ones may be the key.
+            plain = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY pk > 0"
             (column, *_) = (name for (name,) in db.execute(plain, (table,)).fetchall())
             column = column.replace('"', '""')
             db.execute(f'UPDATE "{quoted}" SET "{column}" = "{column}"')

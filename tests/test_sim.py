@@ -5,19 +5,26 @@ ROLLREP_SIM=1000 pytest tests/test_sim.py      more seeds; `make sim SEEDS=N` ru
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 from sim import Run, patched, simulate, trace_of
 from sim_bugs import BUGS, Bug, put_into_a_copy, simulate_in
+from sim_disk import DiskFault, Unsynced
 from sim_faults import INJECTIONS
 
 from rollrep.destination.in_place import InPlace
 from rollrep.destination.replay import OrderNeeded
+from rollrep.destination.verify import Asked
+from rollrep.jobs import verify as verifying
 from rollrep.source.tables import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'initial' parameter:DeprecationWarning")  # newer tenacity
@@ -52,6 +59,11 @@ def lived(folder: Path, limits: Limits, live: Callable[[Run], None]) -> None:
             run.source.close()
 
 
+def collide(*_: object) -> None:
+    """In the place of InPlace.finish: the mirror operation goes by way of a staging mirror."""
+    raise OrderNeeded
+
+
 @pytest.mark.parametrize("rng", range(3))
 @pytest.mark.parametrize("where", ["mirror_db.transaction", "mirroring.publish"])
 def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
@@ -59,10 +71,6 @@ def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
 ) -> None:
     """The copy that a mirror operation begins with has to be on the disk before anything is said about it."""
     if where == "mirroring.publish":
-
-        def collide(*_: object) -> None:
-            raise OrderNeeded
-
         monkeypatch.setattr(InPlace, "finish", collide)
 
     def live(run: Run) -> None:
@@ -78,11 +86,84 @@ def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
     lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_disk_is_said_to_be_full_when_there_is_no_room_for_the_first_folder(at: int, tmp_path: Path) -> None:
+    def live(run: Run) -> None:
+        assert not run.store.folder.exists()
+        run.disk.fault = DiskFault(errno.ENOSPC, at, 1)
+        error = run.pull().error
+        assert error is not None and (error.kind, error.exit_code) == ("disk_full", 18)
+
+    lived(tmp_path, Limits(keep_rows=10_000), live)
+
+
+class NothingStays(random.Random):
+    """What a loss of power takes: all that was not synced."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def random(self) -> float:
+        return 0.9
+
+
+def powerless_at(run: Run, where: str, *, after: str) -> Path:
+    """Plans that the power goes before the step called `where`, the first after one called `after`; what is left then."""
+    image = run.folder / "image"
+
+    def armed() -> None:
+        run.at_name = (where, lambda: run.disk.image(image, power=True, rng=NothingStays()))
+
+    run.disk.unsynced = Unsynced()
+    run.at_name = (after, armed)
+    return image
+
+
+def test_repair_is_there_when_power_fails_at_once_after_it(tmp_path: Path) -> None:
+    """No archived operation would bring it back: it is on the disk before its snapshot is in the catalog."""
+
+    def live(run: Run) -> None:
+        run.honest()
+        with run.disk.acting("judge"), contextlib.closing(apsw.Connection(str(run.store.mirror))) as db:
+            db.execute("UPDATE bank SET money = 7 WHERE id = 3")
+        run.reader.paused = True
+        image = powerless_at(run, "snapshots.take_snapshot: unlink", after="parts.replace_rows")
+        with run.disk.acting("pull"):
+            found = verifying.verify_source(run.config, run.job, Asked((), True), lambda *_: None)
+        assert found.verified.rows_differing == 1 and image.exists()
+        run.exchange_store(image)
+        run.reader.paused = False
+        assert run.reader.shown() == run.source.shown()
+
+    lived(tmp_path, Limits(keep_rows=10_000), live)
+
+
+def test_what_was_published_is_there_when_power_fails_at_once_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader holds the old state, so that nothing is checkpointed; the staging mirror goes only when all is synced."""
+
+    def live(run: Run) -> None:
+        run.honest()
+        run.source.burst(120)
+        monkeypatch.setattr(InPlace, "finish", collide)
+        image = powerless_at(run, "mirror_db.remove_database: unlink mirror.next.db", after="mirroring.publish")
+        with run.disk.acting("judge"), contextlib.closing(apsw.Connection(str(run.store.mirror))) as reader:
+            reader.execute("BEGIN; SELECT count(*) FROM bank").fetchall()
+            run.pull()
+        assert image.exists()
+        run.exchange_store(image)
+        assert run.reader.shown() == run.source.shown()
+
+    lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_wal_can_be_checkpointed_when_the_destination_is_slow(mirror: bool, tmp_path: Path) -> None:
     """serve waits after every frame of many, with a burst to send or with all tables; it must hold nothing meanwhile."""
 
     def live(run: Run) -> None:
+        run.honest()
         for _ in range(3):
             INJECTIONS["slow_destination"].do(run)
         run.source.burst(120)

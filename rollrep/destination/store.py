@@ -20,6 +20,7 @@ Knows: core, container's temporary names.  Does not know: SQL.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from pathlib import Path
 from rollrep.core.clock import iso, now
 from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
 from rollrep.destination.container import TEMPORARY
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:
@@ -54,13 +57,15 @@ class Store:
         return self.catalog.is_file()
 
     def create(self) -> None:
-        """Makes the folders.  Raises UsageError where they can't be made or written."""
+        """Makes the folders.  Raises UsageError where they can't be made or written, OSError where there is no room."""
         _private()
         try:
             for folder in (self.folder, self.archive, self.snapshots):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.reading.touch(mode=0o600)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
             raise UsageError(
                 f"the store {self.folder} can't be made: {error.strerror}",
                 remedy='give a folder that this user can write: store = "/path" in rollrep.toml',

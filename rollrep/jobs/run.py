@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.remembered import FAILURE, PULL, remember
 from rollrep.destination.restore import Restored
-from rollrep.destination.store import Store
+from rollrep.destination.store import NO_ROOM, Store
 from rollrep.hooks import call_safely
 from rollrep.jobs.config import Config, Job
 from rollrep.strangers import unknown_here
@@ -185,7 +184,7 @@ def _is_room_missing(error: BaseException | None) -> bool:
     And behind "cannot rollback": SQLite rolls back by itself then, and apsw's `with db` tries once more.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             return True
         if isinstance(error, apsw.FullError):
             return True
