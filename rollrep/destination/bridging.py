@@ -29,7 +29,15 @@ from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, moved_to, open_mirror, remove_database, transaction, write_state
+from rollrep.destination.mirror_db import (
+    State,
+    moved_to,
+    open_mirror,
+    remove_database,
+    transaction,
+    widen_cache,
+    write_state,
+)
 from rollrep.destination.moved import Moved
 from rollrep.destination.replay import OrderNeeded, Replay, apply_facts
 from rollrep.destination.shadow_step import ShadowStep
@@ -153,6 +161,7 @@ class Bridging:
         head = facts.head
         new = moved_to(state, facts)
         shadows.archive(head.id)
+        widen_cache(mirror)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
         with transaction(mirror):
             operations = replay.window(state.position.id + 1, head.id)

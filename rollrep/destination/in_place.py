@@ -30,7 +30,15 @@ from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Position
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.images import attach_log
-from rollrep.destination.mirror_db import State, moved_to, open_mirror, remove_database, transaction, write_state
+from rollrep.destination.mirror_db import (
+    State,
+    moved_to,
+    open_mirror,
+    remove_database,
+    transaction,
+    widen_cache,
+    write_state,
+)
 from rollrep.destination.moved import Copied, Moved, Progress
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.shadow_pull import ShadowPull
@@ -251,6 +259,7 @@ class InPlace:
     def _commit(
         self, facts: Facts, answer: Answer, shadows: ShadowPull | None, commit: Callable[[Facts], int]
     ) -> State:
+        widen_cache(self.db)
         replay = Replay(self.db, self._shapes, net_only=True, finished=True)
         with transaction(self.db):
             replay.window(FIRST_ID, facts.head.id)

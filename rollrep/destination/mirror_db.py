@@ -24,6 +24,8 @@ from rollrep.query import find_row, one_value
 
 STATE = f"{PREFIX}state"
 CACHE_KIB = 40_960
+WIDE_CACHE_KIB = 81_920
+"""while rows of all places of a table are put in at once: what does not fit is written twice"""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -144,6 +146,11 @@ def refuse_another_source(state: State, database_id: str, instance: str, job: st
         f"the source of {job} is {found}; the mirror is untouched",
         remedy=f"if it is the right one now: rollrep mirror {job} --accept-source",
     )
+
+
+def widen_cache(db: apsw.Connection) -> None:
+    """For a mirror operation's commit, the last thing that `db` does."""
+    db.execute(f"PRAGMA main.cache_size = -{WIDE_CACHE_KIB}").fetchall()
 
 
 @contextlib.contextmanager
