@@ -9,6 +9,16 @@ import pytest
 from pair import FollowedPair
 from ssh_servers import EmbeddedServer, OpensshServer, openssh_server, paramiko_server
 
+from rollrep.wire import forgotten_ranges
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _narrow_ranges() -> Iterator[None]:
+    """Of the small tables of tests too only some forgotten ranges are compared."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forgotten_ranges, "LEAST_WIDTH", 16)
+        yield
+
 
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[OpensshServer]:

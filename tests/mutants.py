@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 TRAPS = "tests/test_traps.py::test_"
 STEPS = "tests/test_steps.py::test_"
+RANGES = "tests/test_forgotten_ranges.py::test_"
 AGAIN = "tests/test_mirror_again.py::test_"
 PATCHES = "tests/test_patches.py::test_"
 VERIFY = "tests/test_verify.py::test_"
@@ -244,6 +245,29 @@ MUTANTS = (
         "and False:",
         AGAIN + "old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went_past_the_mirror",
         r"'pruned'",
+    ),
+    Mutant(
+        "what the lost history wrote is not compared",
+        "destination/forgotten_spans.py",
+        "numbers = {*told.numbers.get(shape.id, ()), *own.get(shape.id, ())}",
+        "numbers = set(told.numbers.get(shape.id, ()))",
+        RANGES + "rows_that_only_the_lost_history_wrote_are_compared_when_the_source_was_put_back",
+    ),
+    Mutant(
+        "a forgotten range is as old as its oldest key",
+        "source/tables.py",
+        "max(f.id), f.at FROM {fallen}",
+        "min(f.id), f.at FROM {fallen}",
+        RANGES + "each_forgotten_key_lies_in_a_range_that_is_as_new",
+        "assert",
+    ),
+    Mutant(
+        "removals that nothing announced are looked for in ranges",
+        "destination/forgotten_spans.py",
+        "told.widths.get(shape.id) if shape.touches_logged else None",
+        "told.widths.get(shape.id)",
+        RANGES + "removed_row_is_gone_when_its_table_does_not_announce_removals",
+        r"UNIQUE constraint failed",
     ),
     Mutant(
         "the schema's digest is not compared",

@@ -60,6 +60,7 @@ from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import Result, run_pull
 from rollrep.source import digests, reader
 from rollrep.source.tables import Limits
+from rollrep.wire import forgotten_ranges
 
 LONGEST_S = 240
 """a run that takes longer hangs: it says where, and ends"""
@@ -188,6 +189,7 @@ class Run:
         rng = self.rng
         reader.IMAGE_ROWS = rng.choice([1, 5, 40, 65_536])
         reader.FIRST_CHUNK_ROWS = rng.choice([1, 3, 1_000])
+        forgotten_ranges.LEAST_WIDTH = 4
         puller.WINDOW_ROWS = rng.choice([1, 7, 524_288])
         indexes.LEAST_CHANGES = rng.choice([1, 20_000])
         self.source_keeps = rng.choice([31, 100, 10_000])
@@ -308,6 +310,7 @@ def patched(run: Run) -> Iterator[None]:
 
 TUNED = (
     (reader, "IMAGE_ROWS"), (reader, "FIRST_CHUNK_ROWS"), (puller, "WINDOW_ROWS"), (indexes, "LEAST_CHANGES"),
+    (forgotten_ranges, "LEAST_WIDTH"),
 )  # fmt: skip
 
 

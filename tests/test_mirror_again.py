@@ -164,6 +164,17 @@ def test_only_what_differs_moves_when_a_mirror_is_asked_for(pair: OverrunPair) -
     pair.same()
 
 
+def test_rows_beyond_a_stretch_are_compared_when_the_key_has_another_collation_than_its_column(
+    pair: OverrunPair,
+) -> None:
+    schema = "CREATE TABLE odd(k TEXT, n INT, v, PRIMARY KEY(k COLLATE NOCASE, n)) WITHOUT ROWID"
+    pair.start(f"{FILLED}; {schema}; INSERT INTO odd SELECT 'K' || (id % 7), id, city FROM account", keep_keys=0)
+    pair.do("UPDATE odd SET v = 'changed' WHERE n % 4000 = 1")
+    pair.fall_off()
+    assert rungs(pair.pull()) == {"digests"}
+    pair.same()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhile(
     pair: OverrunPair, share: float, monkeypatch: pytest.MonkeyPatch

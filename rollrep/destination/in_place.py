@@ -29,6 +29,7 @@ import msgspec
 from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Position
 from rollrep.destination.container import disk_room, unpack
+from rollrep.destination.forgotten_spans import Spans
 from rollrep.destination.images import attach_log
 from rollrep.destination.mirror_db import (
     State,
@@ -45,6 +46,7 @@ from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
 from rollrep.query import find_row, one_value
+from rollrep.wire.forgotten_ranges import WHOLE, beyond
 from rollrep.wire.images import log_table, log_width
 from rollrep.wire.messages import Answer, Key, KeyRange
 from rollrep.wire.session import SchemaChanged, Session, Tail
@@ -134,8 +136,11 @@ class InPlace:
         """The state that a source is asked from: what its schema was before was seen to at the beginning."""
         return msgspec.structs.replace(self._state, schema_version=self.reached.schema_version)
 
-    def compare(self, session: Session) -> None:
-        """Gathers what differs of every table that is not done.  Raises SchemaChanged and LogOverrun."""
+    def compare(self, session: Session, spans: Spans | None = None) -> None:
+        """Gathers what differs of every table that is not done, looking only within `spans` where they are known.
+
+        Raises SchemaChanged and LogOverrun.
+        """
         for shape in self._state.layout.shapes:
             if shape.id in self.reached.done:
                 continue
@@ -144,7 +149,7 @@ class InPlace:
             began, bytes_before = monotonic_s(), session.bytes_received
             self._doing = Moved(shape.table, RUNG)
             self._sweep = Sweep(session, self.db, shape, self._state.schema_digest, self.reached.position.id, self)
-            self._sweep.run(self.reached.after)
+            self._sweep.run(beyond(WHOLE if spans is None else spans[shape.id], self.reached.after))
             self._doing.bytes, self._doing.seconds = session.bytes_received - bytes_before, monotonic_s() - began
             self.copied.tables.append(self._doing)
 

@@ -21,6 +21,7 @@ import msgspec
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
+from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached
 from rollrep.destination.mirror_db import State, open_mirror, transaction, write_state
@@ -144,7 +145,7 @@ class Ladder:
             return self._line_of(reached.line, reached.began_after, reached.reason, facts)
 
         try:
-            operation.compare(self._session)
+            operation.compare(self._session, self._spans(state, reached.reason))
             last = self._hello(operation.followed(), operation.reached.position, again=True)
             if last.kind == "mirror":
                 raise LogOverrun(last.oldest)
@@ -158,6 +159,12 @@ class Ladder:
         self._seen.drop_beyond(done.line, reached.began_after)
         self._seen.begin(done.line, done.position.id, done.layout.virtuals)
         return done
+
+    def _spans(self, state: State, reason: str) -> Spans | None:
+        """Where the mirror may differ from the source; None where nobody knows, or the mirror is not believed."""
+        if reason != "pruned" or self._requested:
+            return None
+        return forgotten_spans(self._session, self._archive, state)
 
     def _line_of(self, line: int, began_after: int, reason: str, facts: Facts) -> int:
         """The line that the operation leads to: a new one, or the old one with a hole."""

@@ -56,7 +56,7 @@ class Taker(Protocol):
         """`chunk.rows` holds all rows of the source within `ranges`."""
 
     def settled(self, after: Key | None, rows: int) -> None:
-        """Everything up to this key was compared and taken; None: the whole table."""
+        """Everything up to this key was compared and taken; None: all that was to be."""
 
 
 @dataclasses.dataclass
@@ -92,6 +92,8 @@ class Sweep:
         """rows of a group in the stretch that is asked for next; None: one digest of all, 0: its rows"""
         self._whole_left = 0
         self._is_wide = False
+        self._spans: deque[KeyRange] = deque()
+        """those that were not begun"""
         self._waiting: deque[_Wanted] = deque()
         self._asked: deque[_Wanted] = deque()
         self._open: dict[int, int] = {}
@@ -99,10 +101,14 @@ class Sweep:
         self._ends: dict[int, tuple[Key | None, int]] = {}
         self._stretches = 0
 
-    def run(self, after: Key | None) -> None:
-        """Sweeps what follows `after`.  Raises SchemaChanged and LogOverrun as the session does."""
+    def run(self, spans: Sequence[KeyRange]) -> None:
+        """Sweeps the rows within `spans`, in this order.  Raises SchemaChanged and LogOverrun as the session does."""
+        self._spans.extend(spans)
+        if not self._spans:
+            self._taker.settled(None, 0)
         try:
-            self._next(after)
+            if self._spans:
+                self._next(self._spans.popleft())
             while self._asked:
                 self._hear()
                 self._say()
@@ -141,17 +147,17 @@ class Sweep:
             self._session.ask(wanted.ask)
             self._asked.append(wanted)
 
-    def _next(self, after: Key | None) -> None:
+    def _next(self, span: KeyRange) -> None:
         stretch = self._stretches
         self._stretches += 1
         if self._next_is == 0:
             self._whole_left -= 1
             if self._whole_left == 0:
                 self._next_is = FINE
-            self._want_rows(stretch, [KeyRange(after, None)])
+            self._want_rows(stretch, [span])
         else:
-            ask = SendStretch(self._shape.id, after, 0, self._schema_digest, self._next_is or 0)
-            span = KeyRange(after, None)
+            groups = self._next_is or 0
+            ask = SendStretch(self._shape.id, span.after, 0, self._schema_digest, groups, span.through)
             self._want(_Wanted(ask, Groups if self._next_is else Stretch, stretch, [span], self._next_is or 0))
         self._say()
 
@@ -167,10 +173,15 @@ class Sweep:
 
     def _end(self, wanted: _Wanted, last_key: Key | None, rows: int) -> KeyRange:
         """The range of a stretch whose end is known now; the next one is asked for."""
-        self._ends[wanted.stretch] = (last_key, rows)
+        [span] = wanted.ranges
+        reached = last_key
         if last_key is not None:
-            self._next(last_key)
-        return KeyRange(wanted.ranges[0].after, last_key)
+            self._next(KeyRange(last_key, span.through))
+        elif self._spans:
+            reached = span.through
+            self._next(self._spans.popleft())
+        self._ends[wanted.stretch] = (reached, rows)
+        return KeyRange(span.after, last_key or span.through)
 
     def _take_stretch(self, wanted: _Wanted, said: Stretch) -> None:
         span = self._end(wanted, said.last_key, said.rows)

@@ -17,7 +17,8 @@ from rollrep.query import all_rows, one_value
 from rollrep.source import capture
 from rollrep.source.inspect import TablePlan
 from rollrep.source.pins import is_pinned, pin
-from rollrep.source.tables import FORGOTTEN, LOG, PENDING, SHAPE
+from rollrep.source.tables import FORGOTTEN, LOG, PENDING, RANGE, SHAPE
+from rollrep.wire.forgotten_ranges import width_for
 
 OURS = f"{PREFIX}*"
 
@@ -49,11 +50,16 @@ def capture_table(db: apsw.Connection, plan: TablePlan) -> None:
     release(db, table)
     shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
     shape = msgspec.structs.replace(plan.shape, id=shape_id)
+    width = None
+    if not shape.without_rowid:
+        width = width_for(one_value(db, f"SELECT ifnull(max({sql.name(shape.key[0])}), 0) FROM main.{sql.name(table)}"))
     db.execute(
-        f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body)"
-        f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?)",
-        (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode()),
+        f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body, range_width)"
+        f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?, ?)",
+        (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode(), width),
     )
+    # Those of a capture that has ended are nobody's, and what has not fallen yet will say where it lay.
+    db.execute(f"DELETE FROM {RANGE}")
     if plan.pin_rowids:
         pin(db, table)
     for statement in capture.capture_triggers(plan, shape_id).values():

@@ -20,7 +20,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Shape
-from rollrep.core.tokens import bind_key, key_columns, make_key
+from rollrep.core.tokens import key_columns, make_key
 from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source.log import Meta
 from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key, scan_of
@@ -50,12 +50,10 @@ class Digests:
         self._stretch_rows: dict[tuple[int, int], int] = {}
         self._send_rows: dict[int, int] = {}
 
-    def stretch(
-        self, meta: Meta, shape: Shape, after: Key | None, position: int
-    ) -> tuple[Tail, messages.Stretch | None]:
-        """The tail of the log, and one digest of the rows that follow `after`.  Raises Gone."""
+    def stretch(self, meta: Meta, shape: Shape, span: KeyRange, position: int) -> tuple[Tail, messages.Stretch | None]:
+        """The tail of the log, and one digest of the first rows within `span`.  Raises Gone."""
         with self._parts(shape) as scan:
-            tail, facts, found = self._reader.with_tail(meta, position, lambda: self._stretch(scan, after))
+            tail, facts, found = self._reader.with_tail(meta, position, lambda: self._stretch(scan, span))
         if found is None:
             return tail, None
         rows, digest, last_key = found
@@ -76,13 +74,13 @@ class Digests:
             return tail, (messages.Groups(shape.id, answered, facts, image), packed)
 
     def stretch_in_groups(
-        self, meta: Meta, shape: Shape, after: Key | None, group_rows: int, position: int
+        self, meta: Meta, shape: Shape, span: KeyRange, group_rows: int, position: int
     ) -> tuple[Tail, tuple[messages.Groups, bytes] | None]:
-        """The tail of the log, and digests of groups of the rows that follow `after`.  Raises Gone."""
+        """The tail of the log, and digests of groups of the first rows within `span`.  Raises Gone."""
         _require_groups(group_rows, 1)
         with self._parts(shape) as scan, self._image("groups_image"):
             tail, facts, found = self._reader.with_tail(
-                meta, position, lambda: self._stretch_in_groups(scan, after, group_rows)
+                meta, position, lambda: self._stretch_in_groups(scan, span, group_rows)
             )
             if found is None:
                 return tail, None
@@ -117,10 +115,10 @@ class Digests:
                 self._db.execute(statement)
             yield scan_of(self._db, shape, utf8=self._utf8)
 
-    def _stretch(self, scan: Scan, after: Key | None) -> tuple[int, str, Key | None]:
+    def _stretch(self, scan: Scan, span: KeyRange) -> tuple[int, str, Key | None]:
         began, limit = time.perf_counter(), self._limit(scan.shape, 0)
-        last_key = self._end_of_stretch(scan, after, limit)
-        self._ask(scan.shape, [KeyRange(after, last_key)])
+        last_key = self._end_of_stretch(scan, span, limit)
+        self._ask(scan.shape, [KeyRange(span.after, last_key or span.through)])
         self._db.execute(f"INSERT INTO {PART} SELECT 1, *, NULL, NULL FROM {ASKED}")
         taken = [row for query in digests.passes(scan, LONG_BYTES) for row in all_rows(self._db, query)]
         _, rows, digest = taken[0] if taken else (1, 0, b"")
@@ -128,10 +126,10 @@ class Digests:
             self._learn_limit(scan.shape, 0, limit, time.perf_counter() - began)
         return rows, digest.hex(), last_key
 
-    def _stretch_in_groups(self, scan: Scan, after: Key | None, group_rows: int) -> tuple[int, Key | None]:
+    def _stretch_in_groups(self, scan: Scan, span: KeyRange, group_rows: int) -> tuple[int, Key | None]:
         began, limit = time.perf_counter(), self._limit(scan.shape, group_rows)
-        last_key = self._end_of_stretch(scan, after, limit)
-        self._groups(scan, [KeyRange(after, last_key)], group_rows)
+        last_key = self._end_of_stretch(scan, span, limit)
+        self._groups(scan, [KeyRange(span.after, last_key or span.through)], group_rows)
         if last_key:
             self._learn_limit(scan.shape, group_rows, limit, time.perf_counter() - began)
         return int(one_value(self._db, "SELECT ifnull(sum(rows), 0) FROM groups_image.groups")), last_key
@@ -144,19 +142,18 @@ class Digests:
         fitting = int(rows * STRETCH_S / max(1e-4, spent_s))
         self._stretch_rows[shape.id, group_rows] = max(1, min(STRETCH_ROWS, rows * 4, fitting))
 
-    def _end_of_stretch(self, scan: Scan, after: Key | None, rows: int) -> Key | None:
-        """The key of the last of `rows` rows after `after`; None where there are not so many."""
+    def _end_of_stretch(self, scan: Scan, span: KeyRange, rows: int) -> Key | None:
+        """The key of the last of the first `rows` rows within `span`; None where there are not so many."""
         shape = scan.shape
-        if after is not None:
-            check_key(shape, after)
-        expressions, bound = bind_key(after or ())
+        self._ask(shape, [span])
+        within = digests.inside(scan, lo_open=span.after is None, hi_open=span.through is None)
         tokens = key_columns(f"t.{sql.name(column)}" for column in shape.key)
         found = find_row(
             self._db,
-            f"SELECT {tokens} FROM {scan.source} WHERE {digests.after_key(scan, expressions)}"
+            f"SELECT {tokens} FROM {ASKED} p CROSS JOIN {scan.source} ON {within} WHERE p.span = 0"
             f" ORDER BY {', '.join(scan.key)} LIMIT 1 OFFSET {rows - 1}",
-            bound,
         )
+        self._db.execute(f"DELETE FROM {ASKED}")
         return make_key(found) if found else None
 
     def _groups(self, scan: Scan, ranges: Sequence[KeyRange], group_rows: int) -> int:

@@ -52,6 +52,7 @@ from rollrep.source.tables import (
     PENDING,
     POINT_SIZE,
     PRUNE,
+    RANGE,
     SCHEMA_TEXT,
     SHAPE,
     WRITE_POINT,
@@ -81,7 +82,7 @@ class Report:
     statements: tuple[str, ...]
 
 
-TABLES = frozenset({LOG, FORGOTTEN, SHAPE, PENDING, META})
+TABLES = frozenset({LOG, FORGOTTEN, RANGE, SHAPE, PENDING, META})
 
 
 class _DryRun(Exception):
@@ -301,6 +302,7 @@ def _begin_epoch(db: apsw.Connection) -> None:
     newest = max(pruned, counted, one_value(db, f"SELECT ifnull(max(id), 0) FROM {LOG}"))
     db.execute(f"DELETE FROM {LOG}")
     db.execute(f"DELETE FROM {FORGOTTEN}")
+    db.execute(f"DELETE FROM {RANGE}")
     db.execute(
         f"UPDATE {META} SET epoch = ?, bytes = 0, counted_through = ?, pruned_through = ?, forgotten_through = ?",
         (secrets.token_hex(8), newest, newest, newest),

@@ -106,6 +106,12 @@ def read_meta(db: apsw.Connection) -> Meta:
         "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
         f" refused, since, pruned_through, forgotten_through FROM {META}",
     )
+    if row is not None and row[0] < FORMAT:
+        path = db.filename
+        raise RollrepError(
+            f"the rolling log of {path} was made by an older rollrep",
+            remedy=f"make it anew, and every destination mirrors again: rollrep source install {path}",
+        )
     if row is None or row[0] != FORMAT:
         raise RollrepError(
             f"the rolling log of {db.filename} has format {row and row[0]}, this rollrep reads {FORMAT}",

@@ -32,6 +32,7 @@ from rollrep.source.database import instance_of, open_source, reading, translate
 from rollrep.source.digests import Digests
 from rollrep.source.expected import rows_about
 from rollrep.source.forgotten import Forgotten
+from rollrep.source.forgotten_ranges import read_ranges
 from rollrep.source.inspect import layout_of, virtual_tables
 from rollrep.source.install import note_header, renew_epoch, repair
 from rollrep.source.log import (
@@ -53,7 +54,7 @@ from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
 from rollrep.source.window import read_windows
 from rollrep.wire import frames, messages
-from rollrep.wire.messages import Answer, AnswerKind, Hello, Message, MirrorReason
+from rollrep.wire.messages import Answer, AnswerKind, Hello, KeyRange, Message, MirrorReason
 
 READ_BYTES = 64 << 10
 REPAIR_TRIES = 5
@@ -151,6 +152,8 @@ class _Server:
                 self._send_batches(message)
             elif isinstance(message, messages.SendForgotten):
                 self._send_forgotten(self._db, message)
+            elif isinstance(message, messages.SendRanges):
+                self._send_ranges(self._db, message)
             elif isinstance(message, messages.SendPages):
                 self._send_pages(self._db, message)
             elif isinstance(message, messages.SendShadows):
@@ -313,9 +316,11 @@ class _Server:
         if isinstance(wanted, messages.SendChunk):
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
         if isinstance(wanted, messages.SendStretch) and wanted.group_rows:
-            return self._digests.stretch_in_groups(meta, shape, wanted.after_key, wanted.group_rows, wanted.position)
+            span = KeyRange(wanted.after_key, wanted.through_key)
+            return self._digests.stretch_in_groups(meta, shape, span, wanted.group_rows, wanted.position)
         if isinstance(wanted, messages.SendStretch):
-            tail, stretch = self._digests.stretch(meta, shape, wanted.after_key, wanted.position)
+            span = KeyRange(wanted.after_key, wanted.through_key)
+            tail, stretch = self._digests.stretch(meta, shape, span, wanted.position)
             return tail, (stretch, None) if stretch else None
         if isinstance(wanted, messages.SendGroups):
             return self._digests.groups(meta, shape, wanted.ranges, wanted.group_rows, wanted.position)
@@ -333,6 +338,16 @@ class _Server:
             self.say(*found)
         else:
             self.say(messages.Done())
+
+    def _send_ranges(self, db: apsw.Connection, wanted: messages.SendRanges) -> None:
+        _, meta = self._greeted()
+        found = None
+        if wanted.schema_digest == self._digest:
+            found = read_ranges(db, wanted.position, self._shapes)
+        if wanted.schema_digest != self._digest or not self._is_as_answered(db, meta):
+            self.say(messages.Changed())
+        else:
+            self.say(found or messages.Done())
 
     def _send_pages(self, db: apsw.Connection, wanted: messages.SendPages) -> None:
         _, meta = self._greeted()

@@ -2,6 +2,7 @@
 
     _rollrep_log        id | at | shape | op | size | v0 v1 v2 ...     whole rows, newest last
     _rollrep_forgotten  id | shape | at | k0 ...                       keys of rows that fell off
+    _rollrep_range      key | id | at                                  where the keys lay that fell off in turn
     _rollrep_shape      which value is which column of which table, one row per capture of a table
     _rollrep_pending    touched keys of an UPDATE that has not ended; almost always empty
     _rollrep_meta       one row: format, identity, epoch, limits, and how far pruning came
@@ -23,11 +24,13 @@ from __future__ import annotations
 import dataclasses
 
 from rollrep.core.nouns import PREFIX, Op
+from rollrep.wire.forgotten_ranges import SLOTS, number_sql
 
-FORMAT = 2
+FORMAT = 3
 
 LOG = f"{PREFIX}log"
 FORGOTTEN = f"{PREFIX}forgotten"
+RANGE = f"{PREFIX}range"
 SHAPE = f"{PREFIX}shape"
 PENDING = f"{PREFIX}pending"
 META = f"{PREFIX}meta"
@@ -50,6 +53,9 @@ It says whether capture still stands as it was made.  `PRAGMA schema_version` wo
 POINT_SIZE = 40
 KEY_SIZE = 24
 """bytes we count for a row that holds only a key"""
+
+ANCHOR_IDS, MOST_ANCHORS = 16_384, 16_384
+"""of so many forgotten ids one is remembered with its time, and so many of these"""
 
 LONGEST_STEP = 4093
 """A step prunes this many rows at most half again.  Inside one large transaction a step makes SQLite's
@@ -80,9 +86,10 @@ def create_tables() -> list[str]:
         f"CREATE TABLE {META}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), format, database, epoch,"
         " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, refused, schema_text, since, bytes,"
         " counted_through, pruned_through, forgotten_through, cut, span, user_version, application_id)",
-        f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body)",
+        f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body, range_width)",
         f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2, v3)",
         f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",
+        f"CREATE TABLE {RANGE}(key INTEGER PRIMARY KEY, id, at)",
         f"CREATE TABLE {PENDING}(shape, n0, k0)",
         f"CREATE VIEW {POINT}(id, at, label, kind) AS SELECT id, at, v0, v1 FROM {LOG} WHERE op = {Op.POINT:d}",
     ]
@@ -92,7 +99,7 @@ def drop_tables() -> list[str]:
     """The reverse.  The caller drops the triggers on the application's tables first: with the log gone,
     any of them would make every write of the application fail."""
     return [f"DROP VIEW IF EXISTS {POINT}"] + [
-        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, SHAPE, PENDING, META)
+        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, RANGE, SHAPE, PENDING, META)
     ]
 
 
@@ -120,6 +127,9 @@ def prune_trigger(limits: Limits, key_width: int) -> str:
     time: so a destination can still prove that the row it stands at was this row.
     A step must never fail, because it would fail the application's own statement: so a key that is there
     already (somebody emptied the log, and its ids began again) is left as it is.
+    A key that falls off in turn leaves the number of its range, with the newest such row's id and time: an UPSERT in
+    two statements, because the application's SQLite may not know it as one.  Of every so many ids one stays with its
+    time, under a key below zero: by it a destination proves that its history is ours.
     A step also comes early after large rows, so that the log outgrows its bytes by a few MiB at most.
     """
     step, most = limits.step, limits.step * 3 // 2
@@ -130,6 +140,10 @@ def prune_trigger(limits: Limits, key_width: int) -> str:
     there = f"min({most}, new.id - pruned_through)"
     oldest = f"SELECT at FROM {LOG} WHERE id > pruned_through ORDER BY id LIMIT 1"
     too_old = "julianday('now') - keep_age_days"
+    in_range = f"f.shape * {SLOTS} + {number_sql('f.k0', 's.range_width')}"
+    fallen = (
+        f"{META} m CROSS JOIN {FORGOTTEN} f CROSS JOIN {SHAPE} s WHERE f.id <= m.forgotten_through AND s.id = f.shape"
+    )
     return f"""CREATE TRIGGER {PRUNE} AFTER INSERT ON {LOG}
 WHEN new.id % {step} = 0 OR (new.size > 1024 AND new.id % 61 = 0) OR (new.size > 16384 AND new.id % 3 = 0)
   OR new.size > 65536
@@ -156,5 +170,12 @@ BEGIN
   DELETE FROM {LOG} WHERE id <= (SELECT pruned_through FROM {META});
   UPDATE {META} SET forgotten_through =
     max(forgotten_through, min(pruned_through - keep_keys, forgotten_through + {2 * most}));
+  DELETE FROM {RANGE} WHERE key IN (SELECT {in_range} FROM {fallen});
+  INSERT INTO {RANGE}(key, id, at) SELECT {in_range}, max(f.id), f.at FROM {fallen} GROUP BY 1;
+  INSERT INTO {RANGE}(key, id, at) SELECT -1 - f.id / {ANCHOR_IDS}, min(f.id), f.at
+    FROM {META} m CROSS JOIN {FORGOTTEN} f WHERE f.id <= m.forgotten_through
+      AND NOT EXISTS (SELECT 1 FROM {RANGE} r WHERE r.key = -1 - f.id / {ANCHOR_IDS}) GROUP BY 1;
+  DELETE FROM {RANGE} WHERE key < 0
+    AND key >= (SELECT {MOST_ANCHORS} - forgotten_through / {ANCHOR_IDS} FROM {META});
   DELETE FROM {FORGOTTEN} WHERE id <= (SELECT forgotten_through FROM {META});
 END"""

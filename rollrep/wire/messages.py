@@ -5,6 +5,7 @@
     SendBatches (after, through) ────────────► Batch+data ... Batch+data, Done | Overrun
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
     SendForgotten (after, at) ───────────────► Bridge+data | Done (they don't reach back so far) | Changed
+    SendRanges (position) ───────────────────► Ranges | Done (nothing is known) | Changed
     SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Groups+data | Rows+data, or as above
     SendShadows (position, digests) ─────────► [Batch+data], ShadowRows+data ..., Shadows | Done | Overrun | Changed
     Hello again, at any time after an answer is whole; the end of the stream at any time
@@ -158,8 +159,8 @@ class KeyRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SendStretch(Message, frozen=True):
-    """One digest of as many rows after `after_key` as a short read transaction allows, and the log after
-    `position`.
+    """One digest of as many rows after `after_key`, up to `through_key`, as a short read transaction allows, and the
+    log after `position`.
 
     With `group_rows` the answer is Groups of so many rows each instead.
     """
@@ -169,10 +170,11 @@ class SendStretch(Message, frozen=True):
     position: int
     schema_digest: str
     group_rows: int = 0
+    through_key: Key | None = None
 
 
 class Stretch(Message, frozen=True):
-    """`rows` rows up to `last_key` (None: to the end of the table) have this digest at `facts.head`.
+    """`rows` rows up to `last_key` (None: to the end of what was asked for) have this digest at `facts.head`.
 
     `facts` is None when the log has not grown since the position that was asked with.
     """
@@ -197,8 +199,8 @@ class SendGroups(Message, frozen=True):
 class Groups(Message, frozen=True):
     """The image's table `groups` covers the first `answered` of the ranges that were asked for.
 
-    Of a stretch that was asked for by its start, it covers the `rows` rows up to `last_key` (None: to the end of the
-    table) as one range.
+    Of a stretch that was asked for by its start, it covers the `rows` rows up to `last_key` (None: to the end of what
+    was asked for) as one range.
     """
 
     shape: int
@@ -275,6 +277,26 @@ class Bridge(Message, frozen=True):
     image: Image
 
 
+class SendRanges(Message, frozen=True):
+    """Where was written since a mirror at `position`, of which not even the keys are known any more."""
+
+    position: Position
+    schema_digest: str
+
+
+class Ranges(Message, frozen=True):
+    """`numbers` of the ranges of each shape's keys that were written to behind log row `anchor`, written at `at_ms`.
+
+    Numbers are those of `rollrep.wire.forgotten_ranges`, with keys in ranges of `widths`.
+    """
+
+    epoch: Epoch
+    anchor: int
+    at_ms: int
+    widths: dict[int, int]
+    numbers: dict[int, tuple[int, ...]]
+
+
 class Range(msgspec.Struct, frozen=True, array_like=True):
     """A stretch of a table's keys, from the range before it up to and including `through`; None: to the end."""
 
@@ -322,11 +344,11 @@ class Shadows(Message, frozen=True):
 Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
 FromDestination = (
-    Hello | SendBatches | SendForgotten | SendPages
+    Hello | SendBatches | SendForgotten | SendRanges | SendPages
     | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
 )  # fmt: skip
 FromSource = (
-    Answer | Refusal | Batch | Bridge | Done | Overrun | Changed
+    Answer | Refusal | Batch | Bridge | Ranges | Done | Overrun | Changed
     | Chunk | Stretch | Groups | Rows | Pages | PagePart | ShadowRows | Shadows
 )  # fmt: skip
 

@@ -127,6 +127,18 @@ class Session:
             return None
         raise self._nonsense(message)
 
+    def ranges(self, wanted: messages.SendRanges) -> messages.Ranges | None:
+        """Where the source was written to; None where it does not know.  Raises SchemaChanged."""
+        self._say(wanted)
+        message = self._hear()
+        if isinstance(message, messages.Ranges):
+            return message
+        if isinstance(message, messages.Changed):
+            raise SchemaChanged
+        if isinstance(message, Done):
+            return None
+        raise self._nonsense(message)
+
     def ask_chunk(self, wanted: messages.SendChunk) -> None:
         self.ask(wanted)
 
