@@ -89,6 +89,7 @@ def _begin(folder: Path, way: str, rng: random.Random) -> Pair:
     """A source whose next pull goes that way."""
     pair = Pair(folder)
     pair.create(SCHEMA, Limits(keep_rows=KEEP_ROWS, keep_keys=0 if way == DIGESTS else 100_000))
+    pair.do("PRAGMA synchronous = OFF")
     if way == FIRST:
         return pair
     pull_once(pair.store, pair.path)

@@ -18,6 +18,7 @@ from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import PREFIX
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Outcome
+from rollrep.source import forgotten_ranges as source_ranges
 from rollrep.source import tables
 from rollrep.source.install import install
 from rollrep.source.log import read_meta
@@ -52,6 +53,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 def start(pair: Pair, schema: str = SCHEMA, *, keep_keys: int = 50) -> None:
     pair.create(schema, Limits(keep_rows=100, keep_keys=keep_keys))
+    pair.do("PRAGMA synchronous = OFF")
     pull_once(pair.store, pair.path)
     # So that a row before the position is still known: ranges say of most ids only that there were newer ones.
     for n in range(300):
@@ -224,6 +226,19 @@ def test_mirror_is_the_source_when_the_largest_key_was_there_from_the_start(pair
     write(pair, range((1 << 63) - 1, 1 << 63))
     pulled(pair, asked)
     assert [spans[-1][1] for spans in asked.spans.values()] == [None]
+
+
+@pytest.mark.parametrize("limit", ["MOST_OF_ONE", "MOST"])
+def test_all_is_compared_when_too_many_ranges_were_written_to(
+    limit: str, pair: Pair, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of them must fit into a message, however many tables there are."""
+    monkeypatch.setattr(source_ranges, limit, 3)
+    start(pair)
+    write(pair, range(2_000, 18_000, 100))
+    pulled(pair, asked)
+    assert len(asked.spans) == (1 if limit == "MOST_OF_ONE" else 3)
+    assert all(spans[0] == (None, None) for spans in asked.spans.values())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -25,10 +25,14 @@ from rollrep.source.database import reading
 from rollrep.source.log import MS, forgotten_at_ms, read_meta
 from rollrep.source.tables import FORGOTTEN, LOG, META, RANGE, SHAPE
 from rollrep.wire import messages
-from rollrep.wire.forgotten_ranges import SLOTS, number_sql
+from rollrep.wire.forgotten_ranges import ANYWHERE, RANGES, SLOTS, number_sql
 
 IDS = 65_536
 """log ids that are looked at in one read transaction"""
+MOST_OF_ONE = RANGES // 2
+"""of a table in which more ranges than that were written to, all is compared"""
+MOST = 1_000_000
+"""so many numbers are some MB on the wire; of more, all tables are compared"""
 
 
 def read_ranges(db: apsw.Connection, position: Position, shapes: Collection[int]) -> messages.Ranges | None:
@@ -54,6 +58,11 @@ def read_ranges(db: apsw.Connection, position: Position, shapes: Collection[int]
     ):
         numbers.setdefault(shape, set()).add(number)
     if not numbers.keys() <= set(shapes):
+        return None
+    for shape, written in numbers.items():
+        if len(written) > MOST_OF_ONE:
+            numbers[shape] = {ANYWHERE}
+    if sum(map(len, numbers.values())) > MOST:
         return None
     widths = dict(all_rows(db, f"SELECT id, range_width FROM {SHAPE} WHERE range_width IS NOT NULL"))
     return messages.Ranges(
