@@ -241,7 +241,7 @@ def test_all_is_compared_when_too_many_ranges_were_written_to(
     assert all(spans[0] == (None, None) for spans in asked.spans.values())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_each_forgotten_key_lies_in_a_range_that_is_as_new(seed: int, tmp_path: Path) -> None:
     """Every id that was pruned: its key's range has this id or a later one, and that one's time."""
     rng = random.Random(seed)
@@ -256,6 +256,7 @@ def test_each_forgotten_key_lies_in_a_range_that_is_as_new(seed: int, tmp_path: 
         assert width == WIDTH
         written: dict[int, int] = {}
         with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA synchronous = OFF")
             for _ in range(700):
                 key = rng.choice([rng.randrange(2_000), rng.randrange(-300, 0), rng.randrange(1 << 40)])
                 if rng.random() < 0.1:
