@@ -32,6 +32,7 @@ QUESTIONS = {
     "replay": "pull and replay of a backlog, operations per CPU second",
     "memory": "peak memory of both processes",
     "mirror_again": "mirroring again, beside sqlite3_rsync",
+    "restarts": "restarts while the application writes, beside Litestream: how many leave a wrong copy",
     "time_travel": "a day of hourly snapshots beside Litestream, restic and borg; asking the past",
 }
 EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statement"}

@@ -39,7 +39,7 @@ BUGS = (
         "    if proof != position.proof:",
         "    if False:",
         "restored_from_backup",
-        None,
+        0,
     ),
     Bug(
         "a position beyond the newest row counts as up to date",
@@ -47,7 +47,7 @@ BUGS = (
         '    if position.id > ends.newest:\n        return "mirror", "ahead"',
         '    if position.id > ends.newest:\n        return "up_to_date", ""',
         "restored_from_backup",
-        None,
+        0,
     ),
     Bug(
         "the rows of a pull and its position are committed one after the other",
@@ -80,7 +80,7 @@ BUGS = (
         "        relative = str(path.relative_to(self._store.folder))\n        size = 1\n        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))\n"
         "        size = container.write_packed(path, KIND, packed, len(raw), holds)\n",
         "puller_killed work",
-        None,
+        34,
     ),
     Bug(
         "the copy that a mirror operation begins with is not synced",
@@ -88,7 +88,7 @@ BUGS = (
         "            container.sync_file(self._store.staging)\n",
         "",
         "power_lost log_rolls_over",
-        None,
+        21,
     ),
     Bug(
         "a forgotten key proves a position without its time",
@@ -112,7 +112,7 @@ BUGS = (
         "    store.sweep()\n",
         "",
         "puller_killed work",
-        None,
+        47,
     ),
     Bug(
         "serve sends a batch inside its read transaction",
@@ -121,7 +121,7 @@ BUGS = (
         "                self._db.execute('BEGIN; SELECT count(*) FROM sqlite_schema').fetchall()\n"
         "                self.say(batch, packed)\n                self._db.execute('COMMIT')\n                after = batch.last",
         "slow_destination",
-        None,
+        1,
     ),
     Bug(
         "a mirror that was put back goes on with its old line",
