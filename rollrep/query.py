@@ -37,6 +37,21 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
     return found[0] if found else None
 
 
+def text_bytes(column: str) -> str:
+    """SQL for a text as the bytes it is stored in: `as_text` reads what need not be valid in any encoding."""
+    return f"CAST(CAST({column} AS TEXT) AS BLOB)"
+
+
+def as_text(db: apsw.Connection, stored: bytes | None) -> str | None:
+    """What `text_bytes` gave, with U+FFFD where it is no text; apsw raises UnicodeDecodeError there.
+
+    >>> db = apsw.Connection(":memory:")
+    >>> [as_text(db, one_value(db, f"SELECT {text_bytes(each)}")) for each in ("CAST(x'61ff' AS TEXT)", "7", "NULL")]
+    ['a\ufffd', '7', None]
+    """
+    return None if stored is None else stored.decode(str(db.pragma("encoding")), errors="replace")
+
+
 def load_digests(db: apsw.Connection, *names: str) -> None:
     """Gives `db` SQLite's own digest functions, `sha1` or `shathree` (they ship inside apsw's wheel)."""
     from apsw import sqlite_extra  # a question to the past needs none, and is asked by a new process

@@ -221,6 +221,15 @@ def test_table_is_mirrored_again_when_a_column_was_dropped_and_added_as_it_was(
     assert pair.pull()[0] == "up_to_date"
 
 
+def test_table_is_mirrored_again_when_its_key_was_renamed_after_a_column_was_dropped_and_added(
+    pair: FollowedPair,
+) -> None:
+    pair.start("CREATE TABLE t(k TEXT PRIMARY KEY, a, b) WITHOUT ROWID; INSERT INTO t VALUES ('x', 1, 2)")
+    pair.do("ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b; ALTER TABLE t RENAME COLUMN k TO key")
+    assert pair.pull() == ("mirror", "schema")
+    pair.same()
+
+
 def test_nothing_is_mirrored_when_the_schema_changed_and_changed_back(pair: FollowedPair) -> None:
     """A row that nobody wrote to still has a value in the last column: so that one was not dropped meanwhile."""
     pair.start("CREATE TABLE note(text, mood); INSERT INTO note VALUES (1, NULL), (2, 2), (3, 3)")

@@ -21,6 +21,7 @@ import apsw
 import make
 import oracle
 import pytest
+from pair import FollowedPair
 from sources import copy_source, pull_once, recompute
 
 from rollrep.core.errors import UsageError
@@ -671,6 +672,25 @@ def test_point_is_restorable_when_the_application_wrote_it_in_its_transaction(tm
         assert (found[bare].label, found[bare].kind) == (None, "application")
         restored(store, catalog, found[labelled], tmp_path / "out.db")
     oracle.assert_same(tmp_path / "then.db", tmp_path / "out.db")
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+def test_point_is_pulled_when_its_label_is_no_text(encoding: str, tmp_path: Path) -> None:
+    """At the head of the log, where the answer says it, and behind it, where only the log does."""
+    pair = FollowedPair(tmp_path)
+    pair.do(f"PRAGMA encoding = '{encoding}'")
+    pair.start("CREATE TABLE t(a)")
+    for label in ("CAST(x'61ff00d8' AS TEXT)", "42", "x'00d8'", "1.5"):
+        pair.do(f"INSERT INTO _rollrep_point(label) VALUES ({label})")
+        assert pair.pull()[0] == "resume"
+        pair.do(f"INSERT INTO _rollrep_point(label) VALUES ({label})")
+        pair.do("INSERT INTO t VALUES (1)")
+        pair.same()
+    with Catalog(pair.store.catalog) as catalog:
+        labels = [str(point.label) for point in catalog.points() if point.label is not None]
+    assert len(labels) == 8 and labels[2:4] == ["42", "42"] and labels[6:] == ["1.5", "1.5"]
+    assert all("\N{REPLACEMENT CHARACTER}" in label for label in labels[:2])
+    pair.db.close()
 
 
 def test_point_says_what_is_missing_when_no_log_is_there(tmp_path: Path) -> None:

@@ -312,6 +312,17 @@ def test_session_refuses_a_message_when_its_type_is_wrong(payload: bytes) -> Non
         Session(stream, "the source").read_chunk(1)
 
 
+@pytest.mark.parametrize("depth", [10_000, 4 << 20])
+def test_message_is_refused_when_a_field_that_nobody_knows_is_nested_deep(source: Path, depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    stream = Recorded(frames.encode(frames.MESSAGE, b'{"say":"Done","more":' + nested + b"}"))
+    with pytest.raises(RollrepError, match="does not understand"):
+        Session(stream, "the source").read_chunk(1)
+    request = frames.encode(frames.MESSAGE, b'{"say":"Hello","version":"","database":"shop","more":' + nested + b"}")
+    [refusal] = heard_by(source, request)
+    assert isinstance(refusal, messages.Refusal) and "not understood" in refusal.facts
+
+
 def test_session_says_what_was_printed_when_text_comes_before_the_frames(conversation: Conversation) -> None:
     for noise in (b"hello\n", b"Welcome to shop-prod!\r\nLast login: today\n", b"R", b"\n", b"\xff\xfe\x00", b"RR"):
         believed, error = conversation.replay(noise + conversation.data)

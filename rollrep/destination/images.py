@@ -18,7 +18,7 @@ import apsw
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
-from rollrep.query import all_rows, find_row, one_row
+from rollrep.query import all_rows, as_text, find_row, one_row, text_bytes
 from rollrep.wire.digests import groups_table
 from rollrep.wire.images import log_table, log_width, rows_table
 
@@ -108,14 +108,16 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
         return ()
     found = all_rows(
         db,
-        f"SELECT id, {TIME}, ifnull(CAST(v1 AS TEXT), 'application'), CAST(v0 AS TEXT), CAST(v2 AS TEXT), v3"
+        f"SELECT id, {TIME}, {text_bytes('v1')}, {text_bytes('v0')}, {text_bytes('v2')}, v3"
         " FROM (SELECT *, sum(at) OVER (ORDER BY id) AS ms FROM batch.log)"
         f" WHERE op = {Op.POINT:d} AND shape = 0 ORDER BY id",
     )
     if any(time is None for _, time, *_ in found):
         raise VerifyFailed("a batch holds a point without a time")
     return tuple(
-        Point(log_id, time, kind, label, sequence, bool(changed))
+        Point(
+            log_id, time, as_text(db, kind) or "application", as_text(db, label), as_text(db, sequence), bool(changed)
+        )
         for log_id, time, kind, label, sequence, changed in found
     )
 

@@ -16,8 +16,10 @@ from __future__ import annotations
 import contextlib
 from typing import Protocol
 
+import apsw
 import msgspec
 
+from rollrep.core.errors import RollrepError, SchemaProblem, VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
@@ -37,6 +39,8 @@ from rollrep.destination.store import Store
 from rollrep.wire.messages import Answer
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
+DO_NOT_FIT = (apsw.ConstraintError, apsw.MismatchError, apsw.SQLError, apsw.CorruptError)
+"""what SQLite says of rows that can't be where they are put; not of a disk or of a lock"""
 MOST_RESTARTS = 8
 """how often one pull begins its mirror operation anew before it says that it can't keep up"""
 
@@ -111,6 +115,15 @@ class Ladder:
 
         Raises CannotKeepUp where the source writes faster than it can be copied.
         """
+        try:
+            return self._mirror(answer, state, staged)
+        except (RollrepError, *DO_NOT_FIT) as error:
+            # What does not fit may be what was gathered: taken up again, it would end in the same way for ever.
+            if type(error) in (RollrepError, VerifyFailed, SchemaProblem, *DO_NOT_FIT):
+                self.discard()
+            raise
+
+    def _mirror(self, answer: Answer, state: State | None, staged: State | None) -> State:
         in_place = state is not None and staged is None and answer.layout is None
         for _ in range(MOST_RESTARTS):
             self._pace.hello(answer)

@@ -108,7 +108,7 @@ class Replay:
                 replay_net(self._db, shape, first, last)
             if shape.autoincrement:
                 _raise_sequence(self._db, shape, first, last)
-        except apsw.ConstraintError as error:
+        except (apsw.ConstraintError, apsw.MismatchError) as error:
             raise RollrepError(
                 f"log rows {first} to {last} can't be replayed on table {shape.table}: {error}",
                 remedy="nothing was changed; mirror again: rollrep mirror JOB",

@@ -14,7 +14,7 @@ import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.nouns import PREFIX, Facts, Op, Point, Position, Refused, Shape
-from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.query import all_rows, as_text, find_row, one_row, one_value, text_bytes
 from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, POINT_SIZE, SCHEMA_TEXT, SHAPE, Limits
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
@@ -223,12 +223,15 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
 
 def _point_at(db: apsw.Connection, log_id: int) -> Point | None:
     found = find_row(
-        db, f"SELECT id, {TIME.format('at')}, v1, v0, v2, v3 FROM {LOG} WHERE id = ? AND op = {Op.POINT:d}", (log_id,)
+        db,
+        f"SELECT id, {TIME.format('at')}, {text_bytes('v1')}, {text_bytes('v0')}, v2, v3 FROM {LOG}"
+        f" WHERE id = ? AND op = {Op.POINT:d}",
+        (log_id,),
     )
     if found is None:
         return None
     log_id, time, kind, label, sequence, changed = found
-    return Point(log_id, time, kind, label, sequence, bool(changed))
+    return Point(log_id, time, as_text(db, kind) or "application", as_text(db, label), sequence, bool(changed))
 
 
 def write_point(db: apsw.Connection, label: str | None, kind: str) -> Point:

@@ -18,6 +18,8 @@ Knows: core.  Does not know: frames, SQLite.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -363,11 +365,22 @@ def encode(message: Message) -> bytes:
 
 def decode_from_destination(payload: bytes) -> FromDestination:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    message: FromDestination = _from_destination.decode(payload)
+    with _shallow():
+        message: FromDestination = _from_destination.decode(payload)
     return message
 
 
 def decode_from_source(payload: bytes) -> FromSource:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    message: FromSource = _from_source.decode(payload)
+    with _shallow():
+        message: FromSource = _from_source.decode(payload)
     return message
+
+
+@contextlib.contextmanager
+def _shallow() -> Iterator[None]:
+    """Also a field that nobody knows is read to its end, however deep it is nested."""
+    try:
+        yield
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deep") from error
