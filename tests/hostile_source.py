@@ -18,12 +18,12 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,37 +88,64 @@ def scene(kind: str, folder: Path) -> None:
         db.execute("INSERT INTO _rollrep_point(label) VALUES ('here')").fetchall()
 
 
+Said = tuple[Any, bytes | None]
+
+
 class Liar:
     """What stands in the place of serve's `say`: the n-th thing it says is another."""
 
-    def __init__(self, seed: int, at: int) -> None:
+    def __init__(self, seed: int, at: int, *, again: bool) -> None:
         self.rng = random.Random(seed)
         self.at = at
+        self.again = again
+        """from then on in every message of that kind"""
         self.told = ""
         self.said = 0
+        self._about: type[messages.Message] | None = None
+        self._lie: Callable[[Any, bytes | None], Said] = self._other_field
+        self._what: Any = None
+        self._path: tuple[Any, ...] = ()
+        self._value: Any = None
 
     def say(self, server: Any, message: messages.Message, packed: bytes | None = None) -> None:
         self.said += 1
         payload = json.loads(messages.encode(message))
         if self.said == self.at:
-            image = payload.get("image")
-            if packed is not None and image and self.rng.random() < 0.5:
-                packed = self._other_image(packed, image)
-            else:
-                self._other_field(payload)
-            self.told = f"{type(message).__name__}: {self.told}"
+            self._about = type(message)
+            kinds = [self._other_field, self._other_field, self._other_message]
+            if packed is not None and payload.get("image"):
+                kinds = [self._other_field, *[self._other_image] * 2]
+            self._lie = self.rng.choice(kinds)
+        if self.said == self.at or (self.again and self.said > self.at and type(message) is self._about):
+            payload, packed = self._lie(payload, packed)
+            self.told = f"{'again and again ' if self.again else ''}{type(message).__name__}: {self._what}"
+        self._write(server, json.dumps(payload).encode(), packed)
+
+    def _write(self, server: Any, payload: bytes, packed: bytes | None) -> None:
         with contextlib.suppress(BrokenPipeError):
-            server._stdout.write(frames.encode(frames.MESSAGE, json.dumps(payload).encode()))
+            server._stdout.write(frames.encode(frames.MESSAGE, payload))
             for piece in reader.slices(packed, frames.LIMITS[frames.DATA]) if packed else ():
                 server._stdout.write(frames.encode(frames.DATA, piece))
             server._stdout.flush()
 
-    def _other_field(self, payload: Any) -> None:
-        spots = list(spots_of(payload))
-        holder, key = self.rng.choice(spots)
-        was = holder[key]
-        holder[key] = self._another(was)
-        self.told = f"{key} {str(was)[:60]!r} -> {str(holder[key])[:60]!r}"
+    def _other_message(self, payload: Any, packed: bytes | None) -> Said:
+        self._what = self._what or self.rng.choice([
+            {"say": "Done"}, {"say": "Changed"}, {"say": "Overrun", "oldest": 5}, {"say": "Overrun", "oldest": 1 << 40},
+            {"say": "Refusal", "error": "SystemExit", "facts": "\x1b[2J no\nrollrep: done"},
+            {"say": "Refusal", "error": "Temporary", "facts": "x" * 100_000},
+        ])  # fmt: skip
+        return self._what, None
+
+    def _other_field(self, payload: Any, packed: bytes | None) -> Said:
+        if not self._path:
+            self._path = self.rng.choice(list(paths_of(payload)))
+            holder, key = at_path(payload, self._path)
+            self._value = self._another(holder[key])
+            self._what = f"{self._path} {str(holder[key])[:60]!r} -> {str(self._value)[:60]!r}"
+        with contextlib.suppress(LookupError, TypeError):
+            holder, key = at_path(payload, self._path)
+            holder[key] = self._value
+        return payload, packed
 
     def _another(self, was: Any) -> Any:
         rng = self.rng
@@ -135,11 +162,12 @@ class Liar:
             return rng.choice([None, {}, [], dict(list(was.items())[1:])])
         return rng.choice([*NUMBERS[:6], "", "i:1", [], {}, ["i:1"], ["t:61", "i:3"], ["i:1"] * 300])
 
-    def _other_image(self, packed: bytes, image: dict[str, Any]) -> bytes:
-        rng = self.rng
+    def _other_image(self, payload: Any, packed: bytes | None) -> Said:
+        assert packed is not None
+        rng, image = self.rng, payload["image"]
         raw = bytearray(zstandard.ZstdDecompressor().decompress(packed, image["raw_bytes"]))
         kind = rng.choice(["bytes", "bytes", "rows", "rows", "rows", "schema", "size", "random", "bomb"])
-        self.told = f"image: {kind}"
+        self._what = f"image: {kind}"
         if kind == "bytes":
             for _ in range(rng.choice([1, 3, 30])):
                 raw[rng.randrange(len(raw))] = rng.choice([0, 1, 255, rng.randrange(256)])
@@ -151,9 +179,9 @@ class Liar:
             raw = raw + bytes(64 << 20)
         else:
             raw = self._in_sql(raw, schema=kind == "schema")
-        packed = zstandard.ZstdCompressor().compress(bytes(raw))
-        image.update(raw_bytes=len(raw), packed_bytes=len(packed), sha256=hashlib.sha256(packed).hexdigest())
-        return packed
+        packed, said = packed_as(bytes(raw))
+        image.update(said)
+        return payload, packed
 
     def _in_sql(self, raw: bytearray, *, schema: bool) -> bytearray:
         rng = self.rng
@@ -184,18 +212,32 @@ class Liar:
                         db.execute(
                             f"UPDATE {table} SET id = id + ? WHERE {some}", (rng.choice(NUMBERS[:8]),)
                         ).fetchall()
-                    self.told = f"image: {column} = {value!r:.40}"
+                    self._what = f"image: {column} = {value!r:.40}"
                 return bytearray(db.serialize("main"))
             except (apsw.Error, ValueError):
                 return raw
 
 
-def spots_of(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(holder, key) of each value inside."""
+def packed_as(raw: bytes) -> tuple[bytes, dict[str, Any]]:
+    """An image and what is said of it."""
+    packed = zstandard.ZstdCompressor().compress(raw)
+    digest = hashlib.sha256(packed).hexdigest()
+    return packed, {"raw_bytes": len(raw), "packed_bytes": len(packed), "sha256": digest}
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value inside."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield value, key
-        yield from spots_of(inner)
+        yield (*path, key)
+        yield from paths_of(inner, (*path, key))
+
+
+def at_path(value: Any, path: tuple[Any, ...]) -> tuple[Any, Any]:
+    """(holder, key) of what is there."""
+    for key in path[:-1]:
+        value = value[key]
+    return value, path[-1]
 
 
 @functools.cache
@@ -203,7 +245,7 @@ def prepared(kind: str, root: Path) -> tuple[Path, int]:
     """What to copy to `root / "here"`, where it was made, and how much is said in a pull of it."""
     scene(kind, fresh(root))
     kept = shutil.copytree(root / "here", root / kind)
-    with lying(Liar(0, at=0)) as nobody, contextlib.suppress(RollrepError):
+    with lying(Liar(0, at=0, again=False)) as nobody, contextlib.suppress(RollrepError):
         pulled(kind, root)
     return kept, nobody.said
 
@@ -225,6 +267,20 @@ def lying(liar: Liar) -> Iterator[Liar]:
         serve._Server.say = honest  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    def hangs(*_: object) -> None:
+        raise AssertionError(f"it is not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def pulled(kind: str, root: Path) -> None:
     pull_once(Store(root / "here" / "store", "job"), root / "here" / "app.db", mirror=kind == "compared")
 
@@ -233,13 +289,14 @@ def lie(seed: int, root: Path) -> str:
     """One pull from a liar, and then honest ones.  What came of it, in a word; raises where that may not be."""
     kind = KINDS[seed % len(KINDS)]
     kept, said = prepared(kind, root)
-    liar = Liar(seed, at=random.Random(seed).randint(1, said))
+    dice = random.Random(seed)
+    liar = Liar(seed, at=dice.randint(1, said), again=dice.random() < 0.3)
     folder = fresh(root)
     shutil.copytree(kept, folder, dirs_exist_ok=True)
     before = {each.name for each in folder.iterdir()}
-    began, ended = time.monotonic(), "believed"
+    ended = "believed"
     try:
-        with lying(liar):
+        with lying(liar), no_longer_than(LONGEST_S):
             pulled(kind, root)
     except (RollrepError, apsw.Error, OSError) as error:
         ended = type(error).__name__
@@ -247,7 +304,6 @@ def lie(seed: int, root: Path) -> str:
         error.add_note(f"{kind}, message {liar.at}: {liar.told}")
         raise
     try:
-        assert time.monotonic() - began < LONGEST_S, f"it took {time.monotonic() - began:.0f} s"
         now = {each.name for each in folder.iterdir()}
         assert now - before <= {"store", "app.db-wal", "app.db-shm"}, f"something outside: {now - before}"
         heal(Store(folder / "store", "job"), folder / "app.db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,13 @@ def test_pages_beyond_those_announced_are_refused(
 
     monkeypatch.setattr(pages._Packer, "pack", lie)
     with pytest.raises(VerifyFailed, match="other pages"):
+        pull_once(pair.store, pair.path)
+
+
+def test_pages_are_refused_when_they_come_without_end(pair: FollowedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.create(SCHEMA, Limits())
+    monkeypatch.setattr(pages, "_runs", lambda _db: itertools.repeat((1, bytes(4096 * 4))))
+    with pytest.raises(VerifyFailed, match="without end"):
         pull_once(pair.store, pair.path)
 
 

@@ -273,6 +273,7 @@ WHERE: dict[str, Callable[[Session], object]] = {
     "hello": lambda session: session.hello(HELLO),
     "batches": lambda session: list(session.batches(0, 5)),
     "chunk": lambda session: session.read_chunk(5),
+    "shadows": lambda session: list(session.shadows(messages.SendShadows(5, 0, "", {}))),
 }
 SAID: dict[str, messages.Message] = {
     "done": messages.Done(),
@@ -283,7 +284,8 @@ SAID: dict[str, messages.Message] = {
     "hello": HELLO,
     "send_batches": SendBatches(0, 5),
 }
-RIGHT = {("batches", "overrun"), ("chunk", "overrun"), ("chunk", "changed"), ("chunk", "done")}
+RIGHT = {("batches", "overrun"), ("chunk", "overrun"), ("chunk", "changed"), ("chunk", "done"),
+         ("shadows", "overrun"), ("shadows", "changed")}  # fmt: skip
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -304,7 +306,7 @@ def test_session_refuses_a_message_when_it_means_nothing_there(where: str, what:
     "payload",
     [b"", b"{}", b"null", b"[]", b"\xff\xfe", b'{"say":"Nonsense"}', b'{"say":"Done"', b'{"say":"Overrun"}',
      b'{"say":"Overrun","oldest":"3"}', b'{"say":"Overrun","oldest":3.5}', b'{"say":"Overrun","oldest":null}',
-     b'{"oldest":3}', b'{"say":"Refusal","error":5,"facts":"x"}', b"[" * 100_000],
+     b'{"say":"Overrun","oldest":9223372036854775808}', b'{"oldest":3}', b'{"say":"Refusal","error":5,"facts":"x"}', b"[" * 100_000],
 )  # fmt: skip
 def test_session_refuses_a_message_when_its_type_is_wrong(payload: bytes) -> None:
     stream = Recorded(frames.encode(frames.MESSAGE, payload))
@@ -437,6 +439,7 @@ def heard_by(source: Path, request: bytes) -> list[messages.FromSource]:
         pytest.param(frames.encode(frames.MESSAGE, b"[" * 50_000), id="deep"),
         pytest.param(frames.encode(frames.MESSAGE, b'{"say":"Hello"}'), id="incomplete"),
         pytest.param(head_of(frames.DATA, 2**32 - 1) + bytes(4), id="oversized"),
+        pytest.param(say(Hello("v", "shop", Position("e", 2**63, "p"))), id="too large"),
         pytest.param(say(Hello("v", "other")), id="not named"),
         pytest.param(say(Hello("v", "/etc/passwd")), id="a path"),
         pytest.param(say(Hello("v", "../shop")), id="a way up"),
@@ -482,6 +485,22 @@ def test_source_says_overrun_when_batches_are_asked_for_that_it_does_not_have(
     _, *said = heard_by(source, say(HELLO, SendBatches(after, answer.facts.head.id + beyond)))
     last = said[-1]
     assert isinstance(last, messages.Overrun) or (isinstance(last, messages.Done) and after > answer.facts.head.id)
+
+
+def test_source_reads_no_more_when_nobody_listens(
+    source: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HungUp(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if read:
+                raise BrokenPipeError
+            return super().write(data)
+
+    read: list[int] = []
+    batch = source_reader.Reader.batch
+    monkeypatch.setattr(source_reader.Reader, "batch", lambda *how: read.append(1) or batch(*how))
+    serve(io.BytesIO(say(HELLO, SendBatches(0, 8), SendBatches(0, 8))), HungUp(), {"shop": source})
+    assert read == [1]
 
 
 def test_source_tells_a_destination_nothing_but_names_when_names_are_given(source: Path) -> None:

@@ -18,6 +18,8 @@ MASK_BITS = 60
 """Bits of a mask that stand for one value each; all further values share the next bit."""
 
 
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""One that SQLite can hold: JSON's may be larger, and no statement takes those."""
 Epoch = Annotated[str, msgspec.Meta(pattern=r"\A[\w-]{1,100}\Z")]
 Time = Annotated[str, msgspec.Meta(pattern=r"\A[-0-9T:.Z]{1,40}\Z")]
 """ISO 8601 in UTC.  Epochs and times become parts of file names: nothing that could lead to another folder comes in."""
@@ -47,9 +49,9 @@ class Position(msgspec.Struct, frozen=True):
     """How far a destination has come: the last log row it has, and proof that it is that row."""
 
     epoch: Epoch
-    id: int
+    id: Integer
     proof: str
-    at_ms: int | None = None
+    at_ms: Integer | None = None
     """the row's time, since 1970, where it is known: it proves the row when the log has forgotten its values"""
 
 
@@ -62,10 +64,10 @@ class Shape(msgspec.Struct, frozen=True):
     may be missing, so the table must be mirrored again.
     """
 
-    id: int
+    id: Integer
     table: str
     columns: tuple[str, ...]
-    key_width: int
+    key_width: Integer
     hidden_key: bool
     without_rowid: bool
     key_collations: tuple[Collation, ...]
@@ -129,11 +131,11 @@ class Layout(msgspec.Struct, frozen=True):
     objects: tuple[SchemaObject, ...]
     shapes: tuple[Shape, ...]
     refused: tuple[Refused, ...]
-    since: int
+    since: Integer
     """the log id of the first mark that the destination has not seen: rows before it are of the schema it has"""
     encoding: Encoding
-    page_size: int
-    auto_vacuum: int
+    page_size: Integer
+    auto_vacuum: Integer
     journal_mode: str
     virtuals: tuple[Virtual, ...] = ()
 
@@ -141,7 +143,7 @@ class Layout(msgspec.Struct, frozen=True):
 class Point(msgspec.Struct, frozen=True):
     """A consistency point as it stands in the log: prefix of the log up to and including `id`."""
 
-    id: int
+    id: Integer
     time: str
     kind: str
     label: str | None
@@ -159,11 +161,11 @@ class Facts(msgspec.Struct, frozen=True):
 
     head: Position
     time: Time
-    user_version: int
-    application_id: int
-    sequence: tuple[tuple[str, int], ...]
+    user_version: Integer
+    application_id: Integer
+    sequence: tuple[tuple[str, Integer], ...]
     """rows of sqlite_sequence of the captured tables"""
     point: Point | None = None
     """the consistency point that the row at `head` is, if it is one"""
-    schema_version: int | None = None
+    schema_version: Integer | None = None
     """SQLite's count of changes to the schema, which tells what its text does not: rollrep/source/readded.py"""

@@ -28,6 +28,8 @@ from rollrep.wire.pages import MOST_PAGES, PENDING_BYTE, unpack_pages
 from rollrep.wire.session import Session
 
 CACHE_KIB = 16_384
+MOST_TIMES = 4
+"""how often a page may come: SQLite's backup writes the first ones more than once"""
 
 
 def receive(
@@ -47,7 +49,11 @@ def receive(
         missing = bytearray(b"\1" * told.pages)
         if (unused := PENDING_BYTE // size) < told.pages:
             missing[unused] = 0
+        received = 0
         for part, packed in session.pages():
+            received += part.pages
+            if received > MOST_TIMES * told.pages:
+                raise VerifyFailed("the source sends pages without end")
             try:
                 raw = unpack_pages(unpack(packed, part.image.raw_bytes), size)
             except ValueError as error:

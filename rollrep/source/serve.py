@@ -63,9 +63,17 @@ REPAIR_TRIES = 5
 def serve(stdin: BinaryIO, stdout: BinaryIO, databases: Mapping[str, Path] | None) -> None:
     """Answers until the stream ends.  `databases` are the names that may be asked for; None: any path.
 
-    Errors become a Refusal and end the conversation; frames that are none end it without a word.
+    Errors become a Refusal and end the conversation.  Where nobody listens any more, nothing more is read.
     """
     server = _Server(stdout, databases)
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            _converse(server, stdin)
+    finally:
+        server.close()
+
+
+def _converse(server: _Server, stdin: BinaryIO) -> None:
     try:
         for frame in _frames(stdin):
             server.answer(messages.decode_from_destination(frame.payload))
@@ -76,8 +84,6 @@ def serve(stdin: BinaryIO, stdout: BinaryIO, databases: Mapping[str, Path] | Non
                                     "install the same rollrep version on both machines"))  # fmt: skip
     except frames.FrameError as error:
         server.say(messages.Refusal("RollrepError", str(error), "is it rollrep that speaks?"))
-    finally:
-        server.close()
 
 
 def choose(
@@ -162,12 +168,11 @@ class _Server:
                 self._send_with_tail(self._db, message)
 
     def say(self, message: Message, packed: bytes | None = None) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._stdout.write(frames.encode(frames.MESSAGE, messages.encode(message)))
-            if packed is not None:
-                for piece in slices(packed, frames.LIMITS[frames.DATA]):
-                    self._stdout.write(frames.encode(frames.DATA, piece))
-            self._stdout.flush()
+        self._stdout.write(frames.encode(frames.MESSAGE, messages.encode(message)))
+        if packed is not None:
+            for piece in slices(packed, frames.LIMITS[frames.DATA]):
+                self._stdout.write(frames.encode(frames.DATA, piece))
+        self._stdout.flush()
 
     def close(self) -> None:
         if self._db is not None:

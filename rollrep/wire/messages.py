@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from rollrep.core.nouns import Epoch, Facts, Layout, Position, Shape
+from rollrep.core.nouns import Epoch, Facts, Integer, Layout, Position, Shape
 from rollrep.core.windows import Lasting
 
 AnswerKind = Literal["resume", "up_to_date", "mirror"]
@@ -42,7 +42,7 @@ class Hello(Message, frozen=True):
     database: str
     position: Position | None = None
     schema_digest: str | None = None
-    schema_version: int | None = None
+    schema_version: Integer | None = None
     """what it was when the destination reached `position`"""
     database_id: str | None = None
     instance: str | None = None
@@ -59,8 +59,8 @@ class Answer(Message, frozen=True):
     kind: AnswerKind
     reason: MirrorReason
     facts: Facts
-    oldest: int
-    forgotten_through: int
+    oldest: Integer
+    forgotten_through: Integer
     database_id: str
     instance: str
     schema_digest: str
@@ -86,15 +86,15 @@ class Refusal(Message, frozen=True):
 class SendBatches(Message, frozen=True):
     """Log rows `after` < id ≤ `through`, which is a head from an Answer."""
 
-    after: int
-    through: int
+    after: Integer
+    through: Integer
 
 
 class Image(msgspec.Struct, frozen=True):
     """The database that follows in data frames: `packed_bytes` of zstd, `raw_bytes` unpacked."""
 
-    raw_bytes: int
-    packed_bytes: int
+    raw_bytes: Integer
+    packed_bytes: Integer
     sha256: str
     """of the packed bytes"""
 
@@ -103,8 +103,8 @@ class Batch(Message, frozen=True):
     """Log rows `first` to `last`, without a hole, in the image's table `log`."""
 
     epoch: Epoch
-    first: int
-    last: int
+    first: Integer
+    last: Integer
     proof: str
     shapes: tuple[Shape, ...]
     image: Image
@@ -117,7 +117,7 @@ class Done(Message, frozen=True):
 class Overrun(Message, frozen=True):
     """Rows that were asked for were pruned meanwhile; the log begins at `oldest`."""
 
-    oldest: int
+    oldest: Integer
 
 
 class Changed(Message, frozen=True):
@@ -130,9 +130,9 @@ class SendChunk(Message, frozen=True):
     Key values are tokens (`rollrep.core.tokens`), so that a value of any kind travels exactly.
     """
 
-    shape: int
+    shape: Integer
     after_key: tuple[str, ...] | None
-    position: int
+    position: Integer
     schema_digest: str
 
 
@@ -142,8 +142,8 @@ class Chunk(Message, frozen=True):
     `complete` says that no row is left after `last_key`.
     """
 
-    shape: int
-    rows: int
+    shape: Integer
+    rows: Integer
     last_key: tuple[str, ...] | None
     complete: bool
     facts: Facts
@@ -167,11 +167,11 @@ class SendStretch(Message, frozen=True):
     With `group_rows` the answer is Groups of so many rows each instead.
     """
 
-    shape: int
+    shape: Integer
     after_key: Key | None
-    position: int
+    position: Integer
     schema_digest: str
-    group_rows: int = 0
+    group_rows: Integer = 0
     through_key: Key | None = None
 
 
@@ -181,8 +181,8 @@ class Stretch(Message, frozen=True):
     `facts` is None when the log has not grown since the position that was asked with.
     """
 
-    shape: int
-    rows: int
+    shape: Integer
+    rows: Integer
     digest: str
     last_key: Key | None
     facts: Facts | None
@@ -191,10 +191,10 @@ class Stretch(Message, frozen=True):
 class SendGroups(Message, frozen=True):
     """Digests of groups of `group_rows` rows within each of `ranges`, and the log after `position`."""
 
-    shape: int
+    shape: Integer
     ranges: tuple[KeyRange, ...]
-    group_rows: int
-    position: int
+    group_rows: Integer
+    position: Integer
     schema_digest: str
 
 
@@ -205,29 +205,29 @@ class Groups(Message, frozen=True):
     was asked for) as one range.
     """
 
-    shape: int
-    answered: int
+    shape: Integer
+    answered: Integer
     facts: Facts
     image: Image
-    rows: int = 0
+    rows: Integer = 0
     last_key: Key | None = None
 
 
 class SendRows(Message, frozen=True):
     """The rows within each of `ranges`, and the log after `position`."""
 
-    shape: int
+    shape: Integer
     ranges: tuple[KeyRange, ...]
-    position: int
+    position: Integer
     schema_digest: str
 
 
 class Rows(Message, frozen=True):
     """The image's table `rows` holds the first `answered` ranges, and of the next one the rows up to `last_key`."""
 
-    shape: int
-    rows: int
-    answered: int
+    shape: Integer
+    rows: Integer
+    answered: Integer
     last_key: Key | None
     facts: Facts
     image: Image
@@ -243,22 +243,22 @@ class Pages(Message, frozen=True):
     """So many pages follow, in parts, as of `facts.head`; then Done, sooner where the line is too slow for them."""
 
     facts: Facts
-    pages: int
+    pages: Integer
 
 
 class PagePart(Message, frozen=True):
     """Pages `first` and those that follow it, as `rollrep.wire.pages` packs them; what comes later counts."""
 
-    first: int
-    pages: int
+    first: Integer
+    pages: Integer
     image: Image
 
 
 class SendForgotten(Message, frozen=True):
     """The rows behind forgotten keys: those of log rows after `after`, which was written at `at_ms`."""
 
-    after: int
-    at_ms: int
+    after: Integer
+    at_ms: Integer
     schema_digest: str
 
 
@@ -270,10 +270,10 @@ class Bridge(Message, frozen=True):
     """
 
     epoch: Epoch
-    last: int
-    at_ms: int
+    last: Integer
+    at_ms: Integer
     is_last: bool
-    rows: int
+    rows: Integer
     shapes: tuple[Shape, ...]
     facts: Facts
     image: Image
@@ -312,12 +312,12 @@ class SendShadows(Message, frozen=True):
     `known` are digests of what the destination has: by table, ranges that cover all keys, in order.
     """
 
-    position: int
-    seen_at: int
+    position: Integer
+    seen_at: Integer
     """the log id under which the destination has a state of them already; another state must get another id"""
     schema_digest: str
     known: dict[str, tuple[Range, ...]]
-    most_bytes: int = 0
+    most_bytes: Integer = 0
     """where this is not 0: what may be sent at most, and the rest when asked again"""
 
 
@@ -330,9 +330,9 @@ class ShadowRows(Message, frozen=True):
     """
 
     table: str
-    ranges: tuple[int, ...]
+    ranges: tuple[Integer, ...]
     through: tuple[str, ...] | None
-    rows: int
+    rows: Integer
     image: Image
 
 

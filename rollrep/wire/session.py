@@ -208,7 +208,7 @@ class Session:
                 self._only_log = []
                 yield message
                 return
-            elif isinstance(message, Done):
+            elif isinstance(message, Done) and tail:
                 self._bear(tail)
                 return
             elif isinstance(message, Overrun):
