@@ -100,6 +100,54 @@ def test_pull_goes_on_by_itself_when_the_disk_was_full_at_any_step(place: Place,
     oracle.assert_same(place.folder / "oracle.db", place.folder / "mirror.db")
 
 
+NEED_ROOM = {
+    "repair": ("verify", "shop", "--against-source", "--repair"),
+    "rehearse": ("rehearse", "shop", "--at", "latest"),
+    "export": ("export", "shop", "data/out.export"),
+    "restore": ("restore", "shop", "-o", "data/out.db"),
+    "rebuild": ("catalog", "shop", "--rebuild"),
+}
+READ = {
+    "points": ("points", "shop"),
+    "status": ("status", "shop"),
+    "query": ("query", "shop", "SELECT count(*) FROM users"),
+    "history": ("history", "shop", "users", "1"),
+}
+
+
+def test_commands_end_with_18_and_then_with_0_when_the_disk_was_full(place: Place) -> None:
+    """3 MiB, of which not one byte is left: SQLite can't even make the memory that readers share."""
+    place.installed()
+    told = on_small_disk(
+        place,
+        FILL
+        + f"""
+    import contextlib, sqlite3
+    def all_of(names):
+        for name, arguments in names.items():
+            command = [os.environ["ROLLREP"], *arguments, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            left = [each.name for each in store.rglob("*") if ".part" in each.name or each.name.startswith("out.")]
+            print(json.dumps({{"name": name, "code": done.returncode, "said": done.stdout + done.stderr, "left": left}}))
+    subprocess.run([os.environ["ROLLREP"], "pull", "--json"], check=True, stdout=subprocess.DEVNULL)
+    with contextlib.closing(sqlite3.connect(mirror)) as db:
+        db.execute("UPDATE users SET admin = 5")
+        db.commit()
+    leave(0)
+    all_of({ {**NEED_ROOM, **READ}!r})
+    filler.unlink()
+    all_of({NEED_ROOM!r})
+    """,
+    )
+    full, after = told[: len(NEED_ROOM) + len(READ)], told[-len(NEED_ROOM) :]
+    for each in full:
+        assert "Traceback" not in str(each["said"]), each
+        assert each["code"] == 18 or each["name"] in READ, each
+        assert each["code"] == 0 or ("no room on the disk" in str(each["said"]) and "make room" in str(each["said"]))
+        assert each["left"] == [], "what could not be written to its end is gone"
+    assert [each["code"] for each in after] == [0] * len(NEED_ROOM), after
+
+
 def test_install_ends_with_18_and_leaves_the_database_when_its_disk_is_full(place: Place) -> None:
     told = on_small_disk(
         place,

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from rollrep.core.errors import RollrepError
+from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.strangers import unknown_here
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,9 +67,15 @@ def reporting(schema: str) -> Callable[[F], F]:
             except RollrepError as error:
                 fail(error, schema, bool(kwargs.get("as_json")))
             except Exception as error:
-                if unknown := unknown_here(error):
-                    fail(unknown, schema, bool(kwargs.get("as_json")))
-                raise
+                # Also to read takes some room: SQLite keeps shared memory beside a database.
+                from rollrep.jobs.run import is_room_missing
+
+                known = unknown_here(error)
+                if known is None and is_room_missing(error):
+                    known = DiskFull(f"no room on the disk ({error})", remedy="make room, and type it again: df -h")
+                if known is None:
+                    raise
+                fail(known, schema, bool(kwargs.get("as_json")))
 
         return run  # type: ignore[return-value]
 

@@ -169,7 +169,7 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
     try:
         yield
     except (apsw.Error, OSError) as error:
-        if _is_room_missing(error):
+        if is_room_missing(error):
             raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
         if unknown := unknown_here(error):
             raise unknown from error
@@ -178,7 +178,7 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
         raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error
 
 
-def _is_room_missing(error: BaseException | None) -> bool:
+def is_room_missing(error: BaseException | None) -> bool:
     """Also where it is not SQLite's own "full": a note of ours, or the shared memory beside a database.
 
     And behind "cannot rollback": SQLite rolls back by itself then, and apsw's `with db` tries once more.
