@@ -25,9 +25,11 @@ from rollrep.core.errors import RollrepError, Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.store import Store
 from rollrep.hooks import plugin_manager
+from rollrep.jobs import check
 from rollrep.jobs.config import load_config
 from rollrep.jobs.rehearse import REHEARSAL_EVENT
 from rollrep.jobs.run import run_pull
+from rollrep.source import status as source_status
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
 
@@ -110,6 +112,40 @@ def test_status_says_how_old_the_mirror_is_by_the_time_its_source_had_when_time_
             assert said in shop.type("status", "shop")[1]
         assert texts(told) == ([("WARN", "fresh")] if code else [])
     assert told["troubles"][0]["next"] == "rollrep pull shop"
+
+
+def test_check_warns_of_a_reader_that_never_ends_when_the_mirror_s_wal_grows_by_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "MOST_WAITING_BYTES", 100_000)
+    shop.pulled()
+
+    def readers() -> dict[str, Any] | None:
+        [job] = json.loads(shop.type("check", "--json")[1])["jobs"]
+        return next((item for item in job["items"] if item["item"] == "readers"), None)
+
+    with contextlib.closing(apsw.Connection(str(shop.store.mirror))) as reader:
+        reader.execute("BEGIN; SELECT count(*) FROM note").fetchall()
+        for blob in range(3):
+            shop.do(f"INSERT INTO note(body) VALUES (randomblob({40_000 + blob}))")
+            assert shop.pull() is None
+        warned = readers()
+        assert warned is not None and (warned["state"], warned["next"]) == ("WARN", f"fuser -v {shop.store.mirror}")
+        assert warned["waiting_bytes"] > 120_000
+        reader.execute("COMMIT")
+        assert readers() is None, "what was kept is written back by the very next who looks"
+
+
+def test_source_status_warns_when_the_wal_has_grown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.pulled()
+    with contextlib.closing(apsw.Connection(str(shop.path))) as reader:
+        reader.execute("BEGIN; SELECT count(*) FROM note").fetchall()
+        shop.do("INSERT INTO note(body) VALUES (randomblob(5000000))")
+        assert "WARN" not in shop.type("source", "status", str(shop.path))[1]
+        assert json.loads(shop.type("source", "status", str(shop.path), "--json")[1])["wal_bytes"] > 5_000_000
+        monkeypatch.setattr(source_status, "MOST_WAL_BYTES", 4_000_000)
+        said = shop.type("source", "status", str(shop.path))[1]
+        assert "WARN     its WAL has grown to" in said and f"fuser -v {shop.path}" in said
 
 
 def test_status_takes_what_has_passed_from_what_the_log_holds_when_the_source_is_gone(shop: Shop) -> None:

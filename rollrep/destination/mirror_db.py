@@ -20,7 +20,7 @@ import msgspec
 from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position
 from rollrep.destination.container import disk_room
-from rollrep.query import find_row, one_value
+from rollrep.query import find_row, one_row, one_value
 
 STATE = f"{PREFIX}state"
 CACHE_KIB = 40_960
@@ -125,6 +125,19 @@ def state_of(path: Path) -> State | None:
             f"{path} is damaged: {error}",
             remedy=f"archive and snapshots are untouched; move it away and pull again: mv {path} {path}.damaged",
         ) from error
+
+
+def bytes_not_written_back(path: Path) -> int:
+    """Of the mirror's WAL, what a reader of an old state keeps there; 0 where there is no mirror that can be read.
+
+    What nobody needs is written back.
+    """
+    if not path.is_file():
+        return 0
+    with contextlib.suppress(RollrepError, apsw.Error), contextlib.closing(open_mirror(path)) as mirror:
+        _, frames, done = one_row(mirror, "PRAGMA main.wal_checkpoint(PASSIVE)")
+        return max(0, int(frames) - int(done)) * int(mirror.pragma("page_size"))
+    return 0
 
 
 def write_state(db: apsw.Connection, state: State) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 from rollrep import __version__
 from rollrep.core import clock
 from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
-from rollrep.core.units import show_count, show_duration, show_rate
+from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
-from rollrep.destination.mirror_db import refuse_another_source, state_of
+from rollrep.destination.mirror_db import bytes_not_written_back, refuse_another_source, state_of
+from rollrep.destination.store import Store
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
 from rollrep.jobs.run import options_of, session_with, store_of
@@ -32,6 +33,8 @@ OK, WARN, FAIL, PENDING = "OK", "WARN", "FAIL", "PENDING"
 EVENTS = (REST_EVENT, SOURCE_EVENT)
 STALE_PULLS = 10
 """a job is late when so many of its pulls are missing"""
+MOST_WAITING_BYTES = 64 << 20
+"""sixteen times what SQLite writes back by itself"""
 SAFE_SQLITE = (3, 51, 3)
 """SQLite before this can corrupt a WAL database when several processes checkpoint it"""
 KEPT = "the next pull mirrors again, and keeps the mirror of today as a line of its own"
@@ -65,7 +68,7 @@ def accept(job: Job, fingerprint: str) -> Path:
 
 def check_job(config: Config, job: Job) -> list[Item]:
     """Every item, in the order in which one would mend them; a failed one ends what depends on it."""
-    return [_store(config, job), *_source(config, job), *_freshness(config, job)]
+    return [_store(config, job), *_source(config, job), *_freshness(config, job), *_readers(store_of(config, job))]
 
 
 def _store(config: Config, job: Job) -> Item:
@@ -192,6 +195,18 @@ def _freshness(config: Config, job: Job) -> list[Item]:
             ),
         ]
     return [*results, Item("fresh", OK, said)]
+
+
+def _readers(store: Store) -> list[Item]:
+    """Whether somebody reads an old state of the mirror for so long that its WAL can't be written back."""
+    waiting = bytes_not_written_back(store.mirror)
+    if waiting < MOST_WAITING_BYTES:
+        return []
+    said = (
+        f"{show_bytes(waiting)} of {store.mirror.name}-wal can't be written back: somebody reads the mirror in a"
+        " transaction that does not end, and every pull adds to it"
+    )
+    return [Item("readers", WARN, said, f"fuser -v {store.mirror}", more={"waiting_bytes": waiting})]
 
 
 def verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:

@@ -6,6 +6,7 @@ Knows: the log, capture's checks.  Does not know: the wire.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import apsw
 import msgspec
@@ -19,6 +20,9 @@ from rollrep.source.inspect import inspect, virtual_tables
 from rollrep.source.log import TIME, count_points, current_shapes, forgotten_reach, is_current, read_ends, read_meta
 from rollrep.source.tables import FORGOTTEN, LOG, Limits
 from rollrep.source.window import read_windows
+
+MOST_WAL_BYTES = 256 << 20
+"""SQLite begins it anew after some 4 MB, unless a transaction is larger or somebody still reads an old state"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Status:
     tables: dict[str, str]
     """table to "captured", "changed: ..." or "not carried: ..." """
     journal_mode: str
+    wal_bytes: int
+    """the size of the write-ahead log beside the database"""
     migration: str | None
     """"running", or "interrupted": then the next pull captures again; None where capture stands"""
     lasting: Lasting | None
@@ -72,6 +78,11 @@ class Status:
         lines += lasting_lines(self.lasting) if self.lasting else []
         if self.journal_mode != "wal":
             lines.append(f"  WARN     journal_mode is {self.journal_mode}; better: PRAGMA journal_mode = WAL")
+        if self.wal_bytes >= MOST_WAL_BYTES:
+            lines.append(
+                f"  WARN     its WAL has grown to {show_bytes(self.wal_bytes)}: somebody may read in a transaction that"
+                f" does not end: fuser -v {name}"
+            )
         if self.migration == "running":
             lines.append("  PENDING  a migration runs: nothing is captured until it is over")
         elif self.migration:
@@ -122,6 +133,7 @@ def read_status(db: apsw.Connection) -> Status:
             points=count_points(db),
             tables=_table_states(db),
             journal_mode=str(db.pragma("journal_mode")),
+            wal_bytes=wal.stat().st_size if (wal := Path(db.filename + "-wal")).is_file() else 0,
             migration=("running" if migration_runs(db) else "interrupted") if is_taken_away(db) else None,
             lasting=read_windows(db, meta, ends).lasting(None) if ends else None,
             now=one_value(db, f"SELECT {TIME.format(chr(39) + 'now' + chr(39))}"),
