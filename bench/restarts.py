@@ -7,8 +7,8 @@
 rollrep: the puller, or `serve` alone, gets SIGTERM or SIGKILL, in turn.  Litestream: its one process gets SIGINT, which
 its manual calls a shutdown, or SIGKILL; a copy that is wrong is made anew, so that it counts once.
 
-Many pairs of an application and its copy side by side, so that most of the time is waiting.  RESTARTS=1000 says
-how many.
+Many pairs of an application and its copy side by side, so that most of the time is waiting.  RESTARTS=1000 says how
+many, RESTARTS_MINUTES=30 when to begin no other.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ Told = Counter[str]
 
 def measure(stage: Stage) -> list[Figure]:
     restarts = int(os.environ.get("RESTARTS", stage.pick(1_000, 40)))
-    told = _side_by_side(stage, restarts, _rollrep)
+    until = time.monotonic() + 60 * float(os.environ.get("RESTARTS_MINUTES", "1e9"))
+    told = _side_by_side(stage, restarts, until, _rollrep)
     figures = [
         Figure(f"rollrep, {name}: wrong of {told[name]:,} restarts", [told[f"{name} wrong"]], "", at_most=0)
         for name in _KINDS
@@ -67,7 +68,7 @@ def measure(stage: Stage) -> list[Figure]:
     figures.append(Figure("rollrep: pulls that failed after a restart, and went well when typed again",
                           [told["failed"]], ""))  # fmt: skip
     if litestream.program():
-        told = _side_by_side(stage, max(PAIRS, 48 if not stage.quick else 16), _litestream)
+        told = _side_by_side(stage, stage.pick(48, 16), float("inf"), _litestream)
         figures += [
             Figure(f"Litestream, {name}: wrong of {told[name]:,} restarts", [told[f"{name} wrong"]], "")
             for name in ("SIGINT", "SIGKILL")
@@ -78,14 +79,16 @@ def measure(stage: Stage) -> list[Figure]:
 _KINDS = [f"{who}, {name}" for who in ("puller", "serve") for name in SIGNALS]
 
 
-def _side_by_side(stage: Stage, restarts: int, run: Callable[[Stage, Path, int, int], Told]) -> Told:
+def _side_by_side(
+    stage: Stage, restarts: int, until: float, run: Callable[[Stage, Path, int, int, float], Told]
+) -> Told:
     shares = [restarts // PAIRS + (number < restarts % PAIRS) for number in range(PAIRS)]
     with concurrent.futures.ThreadPoolExecutor(PAIRS) as pool:
         folders = [_made(stage.folder / f"{run.__name__}{number}") for number in range(PAIRS)]
-        return sum(pool.map(run, [stage] * PAIRS, folders, range(PAIRS), shares), Told())
+        return sum(pool.map(run, [stage] * PAIRS, folders, range(PAIRS), shares, [until] * PAIRS), Told())
 
 
-def _rollrep(stage: Stage, folder: Path, number: int, restarts: int) -> Told:
+def _rollrep(stage: Stage, folder: Path, number: int, restarts: int, until: float) -> Told:
     db, config, dice, told = folder / "app.db", folder / "at" / "rollrep.toml", random.Random(number), Told()
     rollrep("source", "install", str(db))
     add_job(config, db)
@@ -93,6 +96,8 @@ def _rollrep(stage: Stage, folder: Path, number: int, restarts: int) -> Told:
     with _Application(db) as application:
         takes_s = pull(config)[0].wall_s
         for turn in range(restarts):
+            if time.monotonic() > until:
+                break
             kind = _KINDS[(number + turn) % len(_KINDS)]
             who, _, name = kind.partition(", ")
             _pull_until(time.monotonic() + dice.uniform(0, 2 * takes_s), config, SIGNALS[name], serve=who == "serve")
@@ -106,6 +111,7 @@ def _rollrep(stage: Stage, folder: Path, number: int, restarts: int) -> Told:
                         told["failed"] += 1
                 told[kind] += 1
                 told[f"{kind} wrong"] += _hash(db) != _hash(mirror_of(config))
+            print(f"restarts: pair {number}, {turn + 1} of {restarts}: {dict(told)}", file=sys.stderr, flush=True)
     return told
 
 
@@ -126,12 +132,14 @@ def _pull_until(moment: float, config: Path, number: int, *, serve: bool) -> Non
                 time.sleep(0.005)
 
 
-def _litestream(stage: Stage, folder: Path, number: int, restarts: int) -> Told:
+def _litestream(stage: Stage, folder: Path, number: int, restarts: int, until: float) -> Told:
     db, replica, restored, config = (folder / each for each in ("app.db", "replica", "restored.db", "litestream.yml"))
     config.write_text(f"dbs:\n  - path: {db}\n    replica:\n{litestream.on_file(replica)}")
     dice, told = random.Random(number), Told()
     with _Application(db) as application:
         for turn in range(restarts):
+            if time.monotonic() > until:
+                break
             name, signalled = [("SIGINT", signal.SIGINT), ("SIGKILL", signal.SIGKILL)][(number + turn) % 2]
             with _replicating(config, signalled):
                 time.sleep(2 + _pause_s(stage, dice))
