@@ -214,12 +214,8 @@ class _Server:
             self._schema_version = schema_version(db)
             in_doubt: list[str] = []
             if hello.position and hello.schema_version is not None and _is_of_this_log(db, hello.position):
-                try:
+                with reading(db):  # so that the schema is the same in all its questions
                     in_doubt = tables_in_doubt(db, hello.schema_version, hello.position.id)
-                except apsw.SQLError:
-                    if schema_version(db) == self._schema_version:
-                        raise
-                    continue  # the schema changed between two of its questions
             if repair(db, read_meta(db), in_doubt):
                 continue
             if hello.position:
