@@ -132,7 +132,8 @@ class Line:
         except (BrokenPipeError, apsw.InterruptError):
             pass
         except BaseException as error:
-            self.wrong = error
+            if not died_before(error):
+                self.wrong = error
         self._ended = True
         self._baton["pull"].release()
 
@@ -179,6 +180,13 @@ class Line:
         self.cut = True
         self._disk.clock.sleep(60)
         return data[:at]
+
+
+def died_before(error: BaseException | None) -> bool:
+    """Whether it is of what was unwound after a death, which unwinds nothing."""
+    while error is not None and not isinstance(error, Died):
+        error = error.__context__
+    return error is not None
 
 
 def draw_faults(rng: random.Random, count: int) -> list[LineFault]:

@@ -117,6 +117,13 @@ class Source:
     def head(self) -> int:
         return int(self.db.execute("SELECT ifnull(max(id), 0) FROM _rollrep_log").fetchone()[0])  # type: ignore[index]
 
+    def newest_point(self) -> str:
+        """The label of the point that the newest log row is; "" where it is none."""
+        with contextlib.suppress(apsw.Error):
+            row = self.db.execute("SELECT iif(op = 3, v0, '') FROM _rollrep_log ORDER BY id DESC LIMIT 1").fetchone()
+            return str(row[0]) if row else ""
+        return ""
+
     def shown(self) -> str:
         """What bank and ledger are now."""
         return str(self.db.execute(SHOWN).fetchone()[0])  # type: ignore[index]
