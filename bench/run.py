@@ -1,6 +1,6 @@
 """Runs the benchmarks, all or by name, prints one table and writes RESULTS.md.
 
-    python -m bench                   everything, some 60 minutes
+    python -m bench                   everything, some 80 minutes
     python -m bench --quick           everything, about a minute each
     python -m bench capture wire      some of them
 
