@@ -70,7 +70,7 @@ def reporting(schema: str) -> Callable[[F], F]:
                 # Also to read takes some room: SQLite keeps shared memory beside a database.
                 from rollrep.jobs.run import is_room_missing
 
-                known = unknown_here(error)
+                known: RollrepError | None = unknown_here(error)
                 if known is None and is_room_missing(error):
                     known = DiskFull(f"no room on the disk ({error})", remedy="make room, and type it again: df -h")
                 if known is None:
