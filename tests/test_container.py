@@ -285,7 +285,8 @@ def test_file_is_refused_when_its_manifest_is_valid_but_senseless(tmp_path: Path
     good = path.read_bytes()
     (length,) = struct.unpack("<I", good[-4:])
     payload = good[: -(length + 44)]
-    for text in (b"", b"null", b"[]", b"{}", b'{"format":1}', b'{"format":"1","kind":"kind"}', b"\xff", b"[" * 5000):
+    for text in (b"", b"null", b"[]", b"{}", b'{"format":1}', b'{"format":"1","kind":"kind"}', b"\xff", b'{"for\xff":1}', b"[" * 5000,
+                 b'{"more":' + b"[" * 90_000 + b"]" * 90_000 + b"}"):  # fmt: skip
         digest = hashlib.sha256(text).digest()
         end = struct.pack("<II", container.SKIPPABLE, len(text) + 36) + text + digest + struct.pack("<I", len(text))
         with holding(path, payload + end):

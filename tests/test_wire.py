@@ -306,7 +306,8 @@ def test_session_refuses_a_message_when_it_means_nothing_there(where: str, what:
     "payload",
     [b"", b"{}", b"null", b"[]", b"\xff\xfe", b'{"say":"Nonsense"}', b'{"say":"Done"', b'{"say":"Overrun"}',
      b'{"say":"Overrun","oldest":"3"}', b'{"say":"Overrun","oldest":3.5}', b'{"say":"Overrun","oldest":null}',
-     b'{"say":"Overrun","oldest":9223372036854775808}', b'{"oldest":3}', b'{"say":"Refusal","error":5,"facts":"x"}', b"[" * 100_000],
+     b'{"say":"Overrun","oldest":9223372036854775808}', b'{"s\xff":1}', b'{"say":"Do\xffne"}',
+     b'{"oldest":3}', b'{"say":"Refusal","error":5,"facts":"x"}', b"[" * 100_000],
 )  # fmt: skip
 def test_session_refuses_a_message_when_its_type_is_wrong(payload: bytes) -> None:
     stream = Recorded(frames.encode(frames.MESSAGE, payload))
@@ -438,6 +439,7 @@ def heard_by(source: Path, request: bytes) -> list[messages.FromSource]:
         pytest.param(say(SendChunk(1, None, 0, "")), id="chunk before hello"),
         pytest.param(frames.encode(frames.MESSAGE, b"[" * 50_000), id="deep"),
         pytest.param(frames.encode(frames.MESSAGE, b'{"say":"Hello"}'), id="incomplete"),
+        pytest.param(frames.encode(frames.MESSAGE, b'{"say":"SendBat\xff"}'), id="no text"),
         pytest.param(head_of(frames.DATA, 2**32 - 1) + bytes(4), id="oversized"),
         pytest.param(say(Hello("v", "shop", Position("e", 2**63, "p"))), id="too large"),
         pytest.param(say(Hello("v", "other")), id="not named"),

@@ -100,7 +100,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
             raise ValueError("its length is not what its manifest says")
     except FileNotFoundError as error:
         raise VerifyFailed(f"{path} is missing", remedy="see what is left: rollrep points JOB") from error
-    except (ValueError, struct.error, msgspec.DecodeError) as error:
+    except (ValueError, RecursionError, struct.error, msgspec.DecodeError) as error:
         raise damaged(path, str(error)) from error
     return manifest
 
@@ -110,7 +110,7 @@ def read_holds(path: Path, kind: str, holds: type[D]) -> D:
     manifest = read_manifest(path, kind)
     try:
         return msgspec.json.decode(manifest.holds, type=holds)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise damaged(path, str(error)) from error
 
 

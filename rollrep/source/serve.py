@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,7 +56,6 @@ from rollrep.source.window import read_windows
 from rollrep.wire import frames, messages
 from rollrep.wire.messages import Answer, AnswerKind, Hello, KeyRange, Message, MirrorReason
 
-READ_BYTES = 64 << 10
 REPAIR_TRIES = 5
 
 
@@ -65,18 +64,14 @@ def serve(stdin: BinaryIO, stdout: BinaryIO, databases: Mapping[str, Path] | Non
 
     Errors become a Refusal and end the conversation.  Where nobody listens any more, nothing more is read.
     """
-    server = _Server(stdout, databases)
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            _converse(server, stdin)
-    finally:
-        server.close()
+    with contextlib.closing(_Server(stdout, databases)) as server, contextlib.suppress(BrokenPipeError):
+        _converse(server, stdin)
 
 
 def _converse(server: _Server, stdin: BinaryIO) -> None:
     try:
-        for frame in _frames(stdin):
-            server.answer(messages.decode_from_destination(frame.payload))
+        for payload in frames.messages_in(stdin):
+            server.answer(messages.decode_from_destination(payload))
     except RollrepError as error:
         server.say(messages.Refusal(type(error).__name__, error.facts, error.remedy))
     except msgspec.DecodeError as error:
@@ -401,13 +396,3 @@ class _Server:
         if self._reader is None or self._meta is None:
             raise UsageError("the first thing to say is hello")
         return self._reader, self._meta
-
-
-def _frames(stdin: BinaryIO) -> Iterable[frames.Frame]:
-    decoder = frames.Decoder()
-    # read1 gives what is there; read would wait until its limit is full.
-    while data := stdin.read1(READ_BYTES):  # type: ignore[attr-defined]
-        for frame in decoder.feed(data):
-            if frame.kind != frames.MESSAGE:
-                raise frames.FrameError("a source takes messages only")
-            yield frame

@@ -18,11 +18,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 PROTOCOL = 2
 MAGIC = b"RR"
 MESSAGE = 1
 DATA = 2
+READ_BYTES = 64 << 10
 HEAD = struct.Struct(">2sBBII")
 LIMITS = {MESSAGE: 16 << 20, DATA: 1 << 20}
 """the longest payload of each kind, bytes: a longer one is refused before it is read"""
@@ -86,3 +88,14 @@ class Decoder:
             raise FrameError("a frame arrived damaged (CRC-32)")
         del buffer[: HEAD.size + length]
         return Frame(kind, payload)
+
+
+def messages_in(stdin: BinaryIO) -> Iterator[bytes]:
+    """The payloads of the messages that come, until the stream ends.  Raises FrameError at all else."""
+    decoder = Decoder()
+    # read1 gives what is there; read would wait until its limit is full.
+    while data := stdin.read1(READ_BYTES):  # type: ignore[attr-defined]
+        for frame in decoder.feed(data):
+            if frame.kind != MESSAGE:
+                raise FrameError("a source takes messages only")
+            yield frame.payload

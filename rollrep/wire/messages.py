@@ -293,10 +293,10 @@ class Ranges(Message, frozen=True):
     """
 
     epoch: Epoch
-    anchor: int
-    at_ms: int
-    widths: dict[int, int]
-    numbers: dict[int, tuple[int, ...]]
+    anchor: Integer
+    at_ms: Integer
+    widths: dict[Integer, Integer]
+    numbers: dict[Integer, tuple[Integer, ...]]
 
 
 class Range(msgspec.Struct, frozen=True, array_like=True):
@@ -365,22 +365,24 @@ def encode(message: Message) -> bytes:
 
 def decode_from_destination(payload: bytes) -> FromDestination:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    with _shallow():
+    with _strictly():
         message: FromDestination = _from_destination.decode(payload)
     return message
 
 
 def decode_from_source(payload: bytes) -> FromSource:
     """Raises msgspec.DecodeError on anything that is not such a message, exactly typed."""
-    with _shallow():
+    with _strictly():
         message: FromSource = _from_source.decode(payload)
     return message
 
 
 @contextlib.contextmanager
-def _shallow() -> Iterator[None]:
-    """Also a field that nobody knows is read to its end, however deep it is nested."""
+def _strictly() -> Iterator[None]:
+    """Also a field that nobody knows is read to its end, however deep it is nested, and names before they are text."""
     try:
         yield
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deep") from error
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("it is not UTF-8") from error
