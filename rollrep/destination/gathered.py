@@ -30,7 +30,7 @@ class Gathered:
         self._width = 0
 
     def add(self, mirror: apsw.Connection, shapes: Sequence[Shape], *, last: bool) -> None:
-        """Takes the rows of `batch` into the file, unless it is the first image and the last."""
+        """Takes the rows of `batch`, which is empty then, into the file; unless it is the first image and the last."""
         if last and self._side is None:
             return
         if self._side is None:
