@@ -88,7 +88,7 @@ BUGS = (
         "            container.sync_file(self._store.staging)\n",
         "",
         "power_lost log_rolls_over",
-        21,
+        59,
     ),
     Bug(
         "a forgotten key proves a position without its time",

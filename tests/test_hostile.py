@@ -23,9 +23,9 @@ from pair import FollowedPair
 from sim import memory
 from sources import pull_once
 
-from rollrep.core.errors import RollrepError, SchemaProblem
+from rollrep.core.errors import RollrepError, SchemaProblem, Temporary
 from rollrep.core.nouns import Layout, SchemaObject
-from rollrep.destination import rows
+from rollrep.destination import ladder, rows
 from rollrep.destination.container import unpack
 from rollrep.destination.mirror_db import state_of
 from rollrep.destination.store import Store
@@ -155,6 +155,21 @@ def test_rows_that_fit_nowhere_are_forgotten_when_the_next_pull_is_honest(
     with lying(OneLie(0, 0, again=False)), pytest.raises(RollrepError, match="can't be replayed on table t") as caught:
         pull_once(store, tmp_path / "app.db")
     assert caught.value.remedy.endswith("rollrep mirror JOB")
+    pull_once(store, tmp_path / "app.db")
+    oracle.assert_same(tmp_path / "app.db", store.mirror)
+
+
+def test_pull_ends_when_the_schema_is_said_to_change_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Restless(Liar):
+        def say(self, server: Any, message: messages.Message, packed: bytes | None = None) -> None:
+            said = messages.Changed() if isinstance(message, messages.Shadows) else message
+            self._write(server, messages.encode(said), packed)
+
+    monkeypatch.setattr(ladder, "MOST_CHANGES", 9)
+    scene("first", tmp_path)
+    store = Store(tmp_path / "store", "job")
+    with lying(Restless(0, 0, again=False)), pytest.raises(Temporary, match="keeps changing"):
+        pull_once(store, tmp_path / "app.db")
     pull_once(store, tmp_path / "app.db")
     oracle.assert_same(tmp_path / "app.db", store.mirror)
 

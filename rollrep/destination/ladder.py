@@ -19,7 +19,7 @@ from typing import Protocol
 import apsw
 import msgspec
 
-from rollrep.core.errors import RollrepError, SchemaProblem, VerifyFailed
+from rollrep.core.errors import RollrepError, SchemaProblem, Temporary, VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
@@ -41,6 +41,8 @@ from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 DO_NOT_FIT = (apsw.ConstraintError, apsw.MismatchError, apsw.SQLError, apsw.CorruptError)
 """what SQLite says of rows that can't be where they are put; not of a disk or of a lock"""
+MOST_CHANGES = 100
+"""how often the schema may change while tables are copied: a migration changes it statement by statement"""
 MOST_RESTARTS = 8
 """how often one pull begins its mirror operation anew before it says that it can't keep up"""
 
@@ -199,7 +201,7 @@ class Ladder:
                 staged = self._fetch_pages(staged, sum(answer.rows.values()))
         elif answer.reason == "schema":
             staged = self._mirroring.change_schema(staged, answer)
-        while True:
+        for _ in range(MOST_CHANGES):
             try:
                 staged = self._mirroring.copy_tables(self._session, staged)
                 last = self._hello(staged, staged.position, again=True)
@@ -214,6 +216,7 @@ class Ladder:
                     raise LogOverrun(last.oldest) from None
             if last.kind == "mirror":
                 staged = self._mirroring.change_schema(staged, last)
+        raise Temporary(f"the schema of {self._store.job} keeps changing", remedy="pull again: it goes on from here")
 
     def _fetch_pages(self, staged: State, rows: int) -> State:
         try:
