@@ -17,7 +17,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import oracle
@@ -78,16 +77,24 @@ def test_restore_is_the_source_when_an_application_works_while_it_is_pulled(name
     run(ROLLREP, "source", "install", db)
     run(ROLLREP, "init", "app", f"local:{db}", "-c", config)
     resumed = 0
-    with (stdin or Path(os.devnull)).open() as reads, (tmp_path / "said").open("w+") as said:
+    pulls = tmp_path / "pulls"
+    pulls.touch()
+    environment |= {"PULLS": str(pulls), "PAUSE": str(APPLICATIONS / "pause.sh")}
+    with (
+        (stdin or Path(os.devnull)).open() as reads,
+        (tmp_path / "said").open("w+") as said,
+        pulls.open("a", buffering=1) as ended,
+    ):
         application = subprocess.Popen(
             arguments, stdin=reads, stdout=said, stderr=subprocess.STDOUT, env=os.environ | environment
         )
         while application.poll() is None:
             done = run(ROLLREP, "pull", "app", "-c", config, "--json", check=False)
             assert done.returncode in (0, 75), done.stderr
+            if done.returncode == 0:
+                ended.write("\n")
             for job in json.loads(done.stdout)["jobs"] if done.returncode == 0 else ():
                 resumed += job["operations"] if job["answer"] == "resume" else 0
-            time.sleep(0.1)
         said.seek(0)
         assert application.returncode == 0, said.read()[-3_000:]
     [last] = json.loads(run(ROLLREP, "pull", "app", "-c", config, "--json").stdout)["jobs"]
