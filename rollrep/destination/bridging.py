@@ -115,8 +115,8 @@ class Bridging:
         position = state.position
         for segment in self._catalog.segments_after(line.line, position.id):
             holds = self._archive.attach(mirror, segment)
-            gathered.add(mirror, holds.shapes, last=False)
             position = Position(holds.epoch, holds.last, holds.proof, _at_ms(mirror, holds.last))
+            gathered.add(mirror, holds.shapes, last=False)
         for _ in range(MOST_ROUNDS):
             answer = self._hello(position)
             if answer.kind == "mirror":
@@ -130,8 +130,8 @@ class Bridging:
                 for batch, packed in self._session.batches(position.id, answer.facts.head.id):
                     is_last = batch.last == answer.facts.head.id
                     holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                    gathered.add(mirror, holds.shapes, last=False)
                     position = Position(batch.epoch, batch.last, batch.proof, _at_ms(mirror, batch.last))
+                    gathered.add(mirror, holds.shapes, last=False)
             except LogOverrun:
                 continue
             return answer
@@ -149,10 +149,10 @@ class Bridging:
             if said.last > position.id:
                 raw = unpack(packed, said.image.raw_bytes)
                 attach_log(mirror, raw, position.id + 1, said.last, said.shapes, sparse=True)
-                gathered.add(mirror, said.shapes, last=False)
                 self._has_gap = True
                 for shape, rows in all_rows(mirror, "SELECT shape, count(*) FROM batch.log GROUP BY shape"):
                     self._rows[shape] = self._rows.get(shape, 0) + rows
+                gathered.add(mirror, said.shapes, last=False)
             position = Position(said.epoch, said.last, "", said.at_ms)
             if said.is_last:
                 return position

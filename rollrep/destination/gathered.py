@@ -30,7 +30,7 @@ class Gathered:
         self._width = 0
 
     def add(self, mirror: apsw.Connection, shapes: Sequence[Shape], *, last: bool) -> None:
-        """Takes the rows of `batch` into the file, unless it is the first image and the last."""
+        """Takes the rows of `batch`, which is empty then, into the file; unless it is the first image and the last."""
         if last and self._side is None:
             return
         if self._side is None:
@@ -48,13 +48,16 @@ class Gathered:
         for n in range(self._width, width):
             self._side.execute(f"ALTER TABLE log ADD COLUMN v{n}")
         self._width = max(self._width, width)
-        self._side.deserialize("image", mirror.serialize("batch"))
-        if width == self._width:
-            # Without a list of columns SQLite copies the records as they are.
-            self._side.execute("INSERT INTO main.log SELECT * FROM image.log")
-            return
+        raw = mirror.serialize("batch")
+        # A row may be large: it is held no more often than it must be.
+        _empty(mirror, "batch")
+        self._side.deserialize("image", raw)
+        del raw
+        # Without a list of columns SQLite copies the records as they are.
         values = ", ".join(["id, at, shape, op", *(f"v{n}" for n in range(width))])
-        self._side.execute(f"INSERT INTO main.log({values}) SELECT {values} FROM image.log")
+        into, values = ("log", "*") if width == self._width else (f"log({values})", values)
+        self._side.execute(f"INSERT INTO main.{into} SELECT {values} FROM image.log")
+        _empty(self._side, "image")
 
     def attach(self, mirror: apsw.Connection) -> None:
         """Makes the file `batch` of `mirror`, if there is one."""
@@ -72,3 +75,8 @@ class Gathered:
         if self._side is not None:
             self._side.close()
             self._side = None
+
+
+def _empty(db: apsw.Connection, name: str) -> None:
+    db.execute(f"DETACH {name}")
+    db.execute(f"ATTACH ':memory:' AS {name}")

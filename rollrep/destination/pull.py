@@ -280,6 +280,7 @@ class _Pull:
                 gathered.add(mirror, holds.shapes, last=holds.last == head and not shadows.looks)
             for batch, packed in self._session.batches(archived.id, head):
                 take(batch, packed, answer.facts if batch.last == head else None)
+                del packed  # before the next one arrives
             facts = shadows.gather(self._session, answer.facts, take)
         except BaseException:
             gathered.close()

@@ -215,8 +215,10 @@ class Reader:
         self._db.execute(f"PRAGMA {name}.page_size = {IMAGE_PAGE_SIZE}")
 
     def pack(self, name: str) -> tuple[Image, bytes]:
-        """How the image `name` is announced, and its packed bytes."""
+        """How the image `name` is announced, and its packed bytes.  It is empty afterwards: a row may be large."""
         raw = self._db.serialize(name)
+        self._db.execute(f"DETACH {name}")
+        self.attach(name)
         packed = self._compressor.compress(raw)
         return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
 

@@ -275,6 +275,7 @@ class _Server:
             while after < wanted.through:
                 batch, packed = reader.batch(meta, after, wanted.through)
                 self.say(batch, packed)
+                del packed  # before the next one is made
                 after = batch.last
         except Gone as gone:
             self._overrun(gone, after)

@@ -14,6 +14,7 @@ Knows: frames, messages, the Stream interface.  Does not know: SSH, SQLite, what
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
@@ -94,9 +95,8 @@ class Session:
                 raise LogOverrun(message.oldest)
             if not isinstance(message, Batch):
                 raise self._nonsense(message)
-            packed = self._follow_on(message, after)
-            after = message.last
-            yield message, packed
+            before, after = after, message.last
+            yield message, self._follow_on(message, before)
         if after != through:
             raise RollrepError(f"{self._where} sent the log up to {after} and not to {through}, as it had offered")
 
@@ -236,15 +236,16 @@ class Session:
     def _image(self, image: Image) -> bytes:
         if not 0 < image.raw_bytes <= MAX_RAW_BYTES or not 0 < image.packed_bytes <= MAX_RAW_BYTES:
             raise RollrepError(f"{self._where} offered an image of {image.raw_bytes} bytes; that is not allowed")
-        packed = bytearray()
-        while len(packed) < image.packed_bytes:
+        packed, digest = io.BytesIO(), hashlib.sha256()  # whose bytes are given out without a copy
+        while packed.tell() < image.packed_bytes:
             frame = self._frame()
-            if frame.kind != frames.DATA or len(packed) + len(frame.payload) > image.packed_bytes:
+            if frame.kind != frames.DATA or packed.tell() + len(frame.payload) > image.packed_bytes:
                 raise RollrepError(f"{self._where} sent other data than it had announced")
-            packed += frame.payload
-        if hashlib.sha256(packed).hexdigest() != image.sha256:
+            packed.write(frame.payload)
+            digest.update(frame.payload)
+        if digest.hexdigest() != image.sha256:
             raise Temporary(f"an image from {self._where} arrived damaged", remedy="it will be fetched again")
-        return bytes(packed)
+        return packed.getvalue()
 
     def _skip(self) -> None:
         """Reads an answer of `read` to its end, and forgets it."""
