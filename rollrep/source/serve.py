@@ -275,8 +275,7 @@ class _Server:
             while after < wanted.through:
                 batch, packed = reader.batch(meta, after, wanted.through)
                 self.say(batch, packed)
-                del packed  # before the next one is made
-                after = batch.last
+                after, packed = batch.last, b""  # let go of before the next one is made
         except Gone as gone:
             self._overrun(gone, after)
             return
