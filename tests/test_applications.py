@@ -15,12 +15,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import oracle
 import pytest
+from pair import FollowedPair
 
 ROOT = Path(__file__).resolve().parents[1]
 APPLICATIONS = ROOT / "fixtures" / "applications"
@@ -28,7 +30,10 @@ TOOLS = ROOT / "build" / "applications"
 ROLLREP = Path(sys.executable).with_name("rollrep")
 LIGHT = ("stdlib.py",)
 HEAVY = ("django_project.py", "optuna_study.py", "better_sqlite3.js", "shell.sql")
-WHICH = LIGHT + HEAVY if os.environ.get("ROLLREP_APPLICATIONS") == "all" else LIGHT
+ALL = os.environ.get("ROLLREP_APPLICATIONS") == "all"
+WHICH = LIGHT + HEAVY if ALL else LIGHT
+ENGINES = {"": sqlite3.sqlite_version} | ({"0.3.2": "3.11.0", "1.0.0": "3.28.0"} if ALL else {})
+"""SQLite in a version of sql.js, and the standard library's: they write to a database, one after the other"""
 LEAST_RESUMED = {
     "stdlib.py": 300,
     "django_project.py": 500,
@@ -106,3 +111,56 @@ def test_restore_is_the_source_when_an_application_works_while_it_is_pulled(name
     oracle.assert_same(db, restored)
     assert oracle.dbhash(db) == oracle.dbhash(restored)
     assert oracle.dump(db)["tables"], "it made tables"
+
+
+EARLIER = """
+CREATE TABLE person(id INTEGER PRIMARY KEY, email TEXT UNIQUE, name COLLATE NOCASE, note BLOB, seen REAL DEFAULT 0.5);
+CREATE UNIQUE INDEX by_name ON person(name) WHERE seen > 1;
+CREATE TABLE visit(id INTEGER PRIMARY KEY AUTOINCREMENT, person REFERENCES person ON DELETE CASCADE ON UPDATE CASCADE, at);
+CREATE TABLE setting(area, name, value, PRIMARY KEY(area, name)) WITHOUT ROWID;
+CREATE TABLE line(text);
+CREATE TRIGGER visited AFTER INSERT ON visit BEGIN UPDATE person SET seen = seen + 1 WHERE id = new.person; END;
+"""
+WORK = (
+    "PRAGMA foreign_keys = ON; INSERT INTO person(email, name, note) VALUES ('a@x', 'A', x'00ff'), ('b@x', 'B', NULL),"
+    " ('c@x', 'C', zeroblob(9)); INSERT INTO visit(person, at) VALUES (1, 1.0), (2, '2'), (1, NULL), (3, 9e999);"
+    " INSERT INTO setting VALUES ('ui', 'font', 9), ('ui', 'FONT', 'x'); INSERT INTO line VALUES ('one'), ('two')",
+    "REPLACE INTO person(email, name, seen) VALUES ('a@x', 'Z', 3); UPDATE OR REPLACE person SET name = 'z', seen = 4 WHERE id = 2",
+    "INSERT OR IGNORE INTO person(email) VALUES ('c@x'); UPDATE person SET name = name || 'é', seen = -seen;"
+    " UPDATE setting SET name = name || '1', value = CAST(x'ff' AS TEXT); DELETE FROM line WHERE rowid = 1",
+    "PRAGMA foreign_keys = ON; UPDATE person SET id = id + 10; DELETE FROM person WHERE id = 12; BEGIN; DELETE FROM line;"
+    " ROLLBACK; INSERT INTO _rollrep_point(label) VALUES ('here')",
+    "ALTER TABLE line ADD COLUMN more DEFAULT 7; INSERT INTO line(text) VALUES ('three'); UPDATE line SET more = text",
+    "ALTER TABLE setting RENAME TO preference; INSERT INTO preference VALUES ('x', 'y', 1); VACUUM; DELETE FROM visit",
+    "DROP TABLE visit; CREATE TABLE late(a, b UNIQUE); INSERT INTO late SELECT id, email FROM person",
+    "REPLACE INTO late VALUES (1, 'c@x'); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)"
+    " INSERT INTO line(text) SELECT i FROM n",
+)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_is_recorded_when_an_old_sqlite_writes(engine: str, tmp_path: Path) -> None:
+    pair = FollowedPair(tmp_path)
+    pair.do(EARLIER)
+    pair.install(keep_rows=60)
+    assert pair.pull() == ("mirror", "first")
+    pair.db.close()
+    writer = [sys.executable, "-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None)"
+              ".executescript(sys.stdin.read()); print(sqlite3.sqlite_version)"]  # fmt: skip
+    environment = dict(os.environ)
+    if engine:
+        folder = TOOLS / f"sql.js-{engine}"
+        assert shutil.which("npm"), "node and npm are needed for sql.js: apt-get install nodejs npm"
+        if not (folder / "node_modules" / "sql.js").exists():
+            run("npm", "install", "--prefix", folder, f"sql.js@{engine}")
+        writer = ["node", str(APPLICATIONS / "old_sqlite.js")]
+        environment["NODE_PATH"] = str(folder / "node_modules")
+    answers = []
+    for step in WORK:
+        done = subprocess.run(
+            [*writer, str(pair.path)], input=step, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, ENGINES[engine]), f"{step}: {done.stderr}"
+        answers.append(pair.pull()[0])
+        oracle.assert_same(pair.path, pair.store.mirror)
+    assert answers == ["resume"] * 4 + ["mirror"] * 3 + ["resume"]

@@ -295,3 +295,14 @@ def test_no_temporary_table_is_made_when_the_log_is_written(pair: FollowedPair, 
         if opcode == "OpenEphemeral":
             made.append(program)
     assert set(made) <= {"-- TRIGGER _rollrep_prune", "None"}
+
+
+@pytest.mark.parametrize("made", ["t(c, z)", "t(c PRIMARY KEY, b) WITHOUT ROWID"])
+@pytest.mark.parametrize("before", ["t(a INTEGER PRIMARY KEY, b, c)", "t(b, c)"])
+def test_pull_goes_on_when_a_table_was_made_anew_without_its_key(pair: FollowedPair, before: str, made: str) -> None:
+    pair.start(f"CREATE TABLE {before}; CREATE TABLE other(x); INSERT INTO t(b, c) VALUES (1, 2)")
+    pair.do(f"DROP TABLE t; CREATE TABLE {made}; INSERT INTO t(c) VALUES (5)")
+    for _ in range(3):
+        pair.do("CREATE INDEX i ON other(x); DROP INDEX i")
+    assert pair.pull() == ("mirror", "schema")
+    oracle.assert_same(pair.path, pair.store.mirror)

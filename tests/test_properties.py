@@ -6,7 +6,7 @@
 
 Moves: transactions (savepoints, rollbacks, two connections with different pragmas), pulls, pulls in the middle
 of a transaction, pulls while others write, pulls cut after some bytes, pulls killed at some call, points,
-migrations, VACUUM, connections that die.
+migrations, VACUUM, connections that die.  In one life of four there are virtual tables too.
 
     ROLLREP_LIVES=1000 pytest tests/test_properties.py -n 2      more lives
     ROLLREP_SHRINK=1                                             makes what fails small; may take minutes
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import anything
+import anything_virtual
 import apsw
 import hypothesis
 import oracle
@@ -62,6 +63,16 @@ def take_header(kept: Path, restored: Path) -> None:
     ):
         for pragma in ("user_version", "application_id"):
             db.execute(f"PRAGMA {pragma} = {there.pragma(pragma)}").fetchall()
+
+
+def assert_same_but(kept: Path, restored: Path, virtual: Sequence[str]) -> None:
+    """The same, but for what `virtual` tables are kept in: they are of an earlier moment, or were made anew."""
+    then, now = oracle.dump(kept), oracle.dump(restored)
+    for dump in (then, now):
+        for table in [each for each in dump["tables"] if each.startswith(tuple(f"{name}_" for name in virtual))]:
+            del dump["tables"][table]
+    found = oracle.differences(then, now)
+    assert not found, "\n".join(found[:5])
 
 
 class HypothesisDraw:
@@ -131,6 +142,7 @@ class Life(RuleBasedStateMachine):
         self.broken = False
         self.said: list[str] = []
         self.rowid_is_told = True
+        self.has_virtual = False
         self.number = 0
         self.kept: dict[int, Path] = {}
         self.before = (reader.IMAGE_ROWS, puller.WINDOW_ROWS, database.BUSY_TIMEOUT_MS, reader.Reader.chunk)
@@ -165,6 +177,13 @@ class Life(RuleBasedStateMachine):
         for trigger in range(draw.pick([0, 0, 1, 3])):
             table, other = draw.pick(self.tables()), draw.pick(self.tables())
             self.both(0, anything.create_trigger(draw, table, other, f"trigger {trigger}"))
+        self.has_virtual = draw.chance(4)
+        for _ in range(draw.count(1, 3) if self.has_virtual else 0):
+            self.change_virtual(draw)
+
+    def change_virtual(self, draw: HypothesisDraw) -> None:
+        for sql in anything_virtual.change_virtual(draw, anything_virtual.virtual_names(self.db)):
+            self.both(0, sql)
 
     # ------------------------------------------------------------ moves
 
@@ -243,6 +262,9 @@ class Life(RuleBasedStateMachine):
         draw = HypothesisDraw(data)
         with self.guarded():
             self.number += 1
+            if self.has_virtual and draw.chance(4):
+                self.change_virtual(draw)
+                return
             statements = anything.migration(draw, self.tables(), self.number)
             failed = False
             for sql in statements:
@@ -298,8 +320,15 @@ class Life(RuleBasedStateMachine):
                 expected = (*seen[:2], *expected[2:])
             if not self.rowid_is_told:
                 expected = (*expected[:2], seen[2], *expected[3:])
-            if "OR FAIL" in sql and "cannot store" in f"{seen[1]} {expected[1]}":
-                # SQLite takes back the rows before a value of the wrong type only where there is a trigger.
+            if '"v old"' in sql:
+                # FTS4 writes what it holds back when a savepoint begins, as for a statement with triggers, and by a row.
+                self.rowid_is_told = False
+            if "cannot store" in f"{seen[1]} {expected[1]}":
+                # SQLite takes back the rows before a value of the wrong type only where there is a trigger, and asks
+                # for types before it looks whether a row is to be ignored.
+                self.forget_twin()
+            if "FOREIGN KEY" in str(seen[1]) and seen[1] != expected[1] and self.db.pragma("foreign_key_check"):
+                # A reference that was broken before: under REPLACE, SQLite sees it only where there is a trigger.
                 self.forget_twin()
             if "nested too deep" in f"{seen[1]} {expected[1]}":
                 # SQLite takes back what such a statement has done only where a trigger of ours may abort it.
@@ -338,7 +367,11 @@ class Life(RuleBasedStateMachine):
                 self.both(
                     which, draw.pick(["SAVEPOINT a", "SAVEPOINT b", "RELEASE a", "ROLLBACK TO a", "ROLLBACK TO b"])
                 )
-            self.both(which, anything.statement(draw, tables))
+            virtual = anything_virtual.virtual_names(self.db) if self.has_virtual else []
+            if virtual and draw.chance(2):
+                self.both(which, anything_virtual.write_virtual(draw, virtual))
+            else:
+                self.both(which, anything.statement(draw, tables))
         if pull_inside:
             self.pulled()
         if self.source.connections[which].in_transaction:
@@ -360,9 +393,13 @@ class Life(RuleBasedStateMachine):
         answer = self.pulled()
         assert answer in ("resume", "up_to_date", "mirror"), f"a pull while nobody writes: {answer}"
         oracle.assert_same(self.source.path, self.store.mirror)
+        if names := anything_virtual.virtual_names(self.db):
+            with contextlib.closing(apsw.Connection(str(self.store.mirror))) as mirror:
+                assert anything_virtual.searched(mirror, names) == anything_virtual.searched(self.db, names)
         if not self.rowids_are_random():
             assert self.twin is not None
-            oracle.assert_same(self.source.path, self.twin.path)
+            # FTS4 writes what it holds back at other moments.
+            assert_same_but(self.source.path, self.twin.path, ["v old"])
 
     def assert_points_are_kept(self) -> None:
         with Catalog(self.store.catalog) as catalog:
@@ -370,11 +407,11 @@ class Life(RuleBasedStateMachine):
             for at, kept in self.kept.items():
                 if at in offered:
                     output = self.folder / "restored.db"
-                    restore(
+                    restored = restore(
                         self.store, catalog, plan(catalog, offered[at]), output, force=True, progress=lambda _: None
                     )
                     take_header(kept, output)
-                    oracle.assert_same(kept, output)
+                    assert_same_but(kept, output, [*(each.table for each in restored.earlier), *restored.rebuilt])
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:

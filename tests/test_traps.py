@@ -419,3 +419,12 @@ def test_keys_equal_to_their_column_only_are_all_copied_when_a_chunk_ends_betwee
         'INSERT INTO word SELECT value, 1 FROM json_each(\'["a","A","b","B","c","C","d","D"]\')'
     )
     oracle.assert_same(pair.path, pair.store.mirror)
+
+
+def test_point_has_no_sequence_when_the_first_row_was_ignored_after_it(pair: FollowedPair) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a CHECK (a IS NOT 3))")
+    at, kept = pair.point()
+    pair.do("INSERT OR IGNORE INTO t VALUES (2, 3)")
+    assert pair.db.execute("SELECT seq FROM sqlite_sequence").fetchall() == [(2,)]
+    pair.same()
+    pair.same_at(at, kept)

@@ -163,8 +163,9 @@ def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layo
     if holds.facts and holds.facts.head.id == last:
         apply_facts(db, holds.facts, layout.shapes)
     for point in holds.points:
-        if point.id == last and point.sequence is not None:
-            set_sequence(db, point_sequence(point.sequence, layout.encoding), layout.shapes)
+        if point.id == last:
+            # None is of no row as well as of no table.
+            set_sequence(db, point_sequence(point.sequence or "", layout.encoding), layout.shapes)
 
 
 def finish(path: Path, layout: Layout, *, every_index: bool) -> int:

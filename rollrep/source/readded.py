@@ -85,7 +85,7 @@ def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
     column, table = shape.columns[-1], sql.name(shape.table)
     if shape.width == shape.key_width:
         return False
-    if not set(shape.columns[shape.hidden_key :]) <= set(_columns(db, shape.table)):
+    if not set(shape.columns[shape.hidden_key :]) <= set(_columns(db, shape.table)) or not _has_key(db, shape):
         return True
     if not can_be_dropped(db, shape.table, column) or not _may_be_added_again(db, shape.table, column):
         return False
@@ -108,6 +108,15 @@ def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
         )
         for order in ("ASC", "DESC")
     )
+
+
+def _has_key(db: apsw.Connection, shape: Shape) -> bool:
+    """Whether rows can be asked for by the key that was captured: the table may have been made anew since."""
+    try:
+        all_rows(db, f"SELECT {sql.names(shape.key, 't.')} FROM {sql.name(shape.table)} t LIMIT 0")
+    except apsw.SQLError:
+        return False
+    return True
 
 
 def _may_be_added_again(db: apsw.Connection, table: str, column: str) -> bool:
