@@ -23,7 +23,7 @@ from pair import FollowedPair
 from sim import memory
 from sources import pull_once
 
-from rollrep.core.errors import RollrepError, SchemaProblem, Temporary
+from rollrep.core.errors import RollrepError, SchemaProblem, Temporary, VerifyFailed
 from rollrep.core.nouns import Layout, SchemaObject
 from rollrep.destination import ladder, rows
 from rollrep.destination.container import unpack
@@ -169,6 +169,20 @@ def test_pull_ends_when_the_schema_is_said_to_change_for_ever(tmp_path: Path, mo
     scene("first", tmp_path)
     store = Store(tmp_path / "store", "job")
     with lying(Restless(0, 0, again=False)), pytest.raises(Temporary, match="keeps changing"):
+        pull_once(store, tmp_path / "app.db")
+    pull_once(store, tmp_path / "app.db")
+    oracle.assert_same(tmp_path / "app.db", store.mirror)
+
+
+def test_chunk_is_refused_when_there_is_said_to_be_more_for_ever(tmp_path: Path) -> None:
+    class Endless(Liar):
+        def say(self, server: Any, message: messages.Message, packed: bytes | None = None) -> None:
+            said = replace(message, complete=False) if isinstance(message, messages.Chunk) else message
+            self._write(server, messages.encode(said), packed)
+
+    scene("first", tmp_path)
+    store = Store(tmp_path / "store", "job")
+    with lying(Endless(0, 0, again=False)), pytest.raises(VerifyFailed, match="sends nothing"):
         pull_once(store, tmp_path / "app.db")
     pull_once(store, tmp_path / "app.db")
     oracle.assert_same(tmp_path / "app.db", store.mirror)

@@ -39,6 +39,11 @@ def test_nothing_is_wrong_when_anything_fails_at_any_step(part: int) -> None:
         simulate(seed)
 
 
+def test_mirror_does_not_go_back_when_power_took_the_staging_mirror_back_to_what_it_began_with() -> None:
+    """Found once by this seed: published, but not yet removed."""
+    simulate(2890)
+
+
 def test_run_is_the_same_when_its_seed_is() -> None:
     first, second = simulate(7), simulate(7)
     assert first.said == second.said

@@ -26,7 +26,7 @@ from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached
-from rollrep.destination.mirror_db import State, open_mirror, transaction, write_state
+from rollrep.destination.mirror_db import State, open_mirror, state_of, transaction, write_state
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
 from rollrep.destination.pace import Pace
@@ -86,6 +86,11 @@ class Ladder:
         """The state of an operation that was cut.  One that was whole is published."""
         staged = self._mirroring.take_up()
         if staged and not staged.reason:
+            mirror = state_of(self._store.mirror)
+            if mirror and mirror.line == staged.line and mirror.position.id > staged.position.id:
+                # It was published, and a loss of power took it back to the copy that it began with.
+                self._mirroring.discard()
+                return None
             # It was whole when the process died: only the publishing may be missing.
             self._mirroring.publish()
             return None

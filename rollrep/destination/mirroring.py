@@ -27,6 +27,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.clock import monotonic_s
+from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Facts, Layout, Position, Shape
 from rollrep.destination import container
 from rollrep.destination.compare import Compared, Comparison
@@ -264,6 +265,8 @@ class Mirroring:
         while True:
             tail, chunk = session.read_chunk(state.position.id)
             complete = chunk is not None and chunk[0].complete
+            if chunk and not complete and chunk[0].last_key in (None, state.after_key):
+                raise VerifyFailed(f"the source says that there is more of table {shape.table}, and sends nothing")
             if not complete:
                 # Asked before this one is applied, so that the source reads while we write.
                 reached = chunk[0].facts.head.id if chunk else tail[0].last if tail else state.position.id
