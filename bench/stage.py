@@ -75,7 +75,9 @@ def application_command(db: Path, kind: str, count: int, per_transaction: int, *
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    # pip compiles what it installs; where this is set, each of our processes would compile anew what no user's does.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def rollrep(*arguments: str, config: Path | None = None, peaks: bool = False) -> processes.Usage:

@@ -189,17 +189,19 @@ def _restores(stage: Stage, day: Day, peers: Sequence[Restic | Borg], replica: P
         _require(output, day.sums[hour])
         any_hour.append(used.wall_s)
         hour_peaks.append(max(used.peaks) / 1e6)
+    verified = rollrep("restore", "bench", "--verify", "--force", "--output", str(output), config=day.config).wall_s
     with loopback(folder / "sshd") as line:
         place = litestream.over_sftp("127.0.0.1", line.port, line.user, line.key, replica)
-        over_sftp = _litestream(day, output, folder, place)
+        over_sftp = [_litestream(day, output, folder, place) for _ in range(stage.pick(3, 1))]
     ours, theirs = statistics.median(newest), statistics.median(by_file)
     return [
         Figure("restore of the newest point: Litestream, from a file replica", by_file, "s"),
-        Figure("restore of the newest point: Litestream, over SFTP", [over_sftp], "s"),
+        Figure("restore of the newest point: Litestream, over SFTP", over_sftp, "s"),
         *(Figure(f"restore of the newest point: {name}", times, "s") for name, times in peer_times.items()),
         Figure("restore of the newest point: rollrep", newest, "s"),
         Figure("  over Litestream's from a file", [a / b for a, b in zip(newest, by_file, strict=True)], at_most=1 / 3),
-        Figure("  over Litestream's over SFTP", [ours / over_sftp], at_most=0.1),
+        Figure("  over Litestream's over SFTP", [ours / each for each in over_sftp], at_most=0.1),
+        Figure("  with --verify", [verified], "s"),
         Figure("restore of every hour: rollrep", any_hour, "s"),
         Figure("  the slowest hour, over Litestream's newest from a file", [max(any_hour) / theirs], at_most=1),
         Figure("peak memory of a restore, the largest", [max(peaks + hour_peaks)], "MB", at_most=150),

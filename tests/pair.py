@@ -9,7 +9,8 @@ import oracle
 from sources import copy_source, pull_once
 
 from rollrep.destination.catalog import Catalog, CatalogPoint
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.choosing import restorable
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source.install import install
 from rollrep.source.log import write_point

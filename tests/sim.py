@@ -52,7 +52,8 @@ from rollrep.core.moments import Latest
 from rollrep.destination import indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.restore import find_point, plan, restorable, restore
+from rollrep.destination.choosing import find_point, restorable
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.hooks import Hooks
 from rollrep.jobs import run as running

@@ -26,10 +26,11 @@ from sim_line import draw_faults
 
 from rollrep.core.errors import RollrepError
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import make_snapshot
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.retention import Grid
 from rollrep.destination.verify import Asked
 from rollrep.hooks import Hooks, hookimpl, quiesced

@@ -27,9 +27,10 @@ from rollrep.destination import snapshots as wholes
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.chains import chain_of
+from rollrep.destination.choosing import restorable
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.snapshots import SnapshotHolds
 from rollrep.destination.trash import empty_trash
 

@@ -7,11 +7,13 @@ was; that is checked each time, byte for byte.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -24,6 +26,8 @@ import make
 import oracle
 import pytest
 from sources import copy_source
+
+from rollrep.cli.main import DESTINATION
 
 ROLLREP = Path(sys.executable).with_name("rollrep")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -461,6 +465,33 @@ def test_restore_leaves_the_file_when_it_exists(place: Place) -> None:
     oracle.assert_same(place.folder / "oracle.db", out)
 
 
+def test_index_that_has_another_row_is_found_when_a_restore_is_verified(place: Place) -> None:
+    place.write(
+        "CREATE TABLE hall(id INTEGER PRIMARY KEY, v)",
+        "CREATE INDEX hall_v ON hall(v)",
+        "INSERT INTO hall VALUES (1, 2)",
+    )
+    place.pulled()
+    with contextlib.closing(sqlite3.connect(place.mirror(), isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("CREATE TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'hall_v'")
+        db.execute("DELETE FROM sqlite_schema WHERE name = 'hall_v'")
+    with contextlib.closing(sqlite3.connect(place.mirror(), isolation_level=None)) as db:
+        db.execute("UPDATE hall SET v = 3")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_schema SELECT * FROM kept")
+        db.execute("DROP TABLE kept")
+    quick = place.run("restore", "shop", "--output", "quick.db")
+    assert (quick.returncode, "structure ok" in quick.stdout) == (0, True), quick.stderr
+    done = place.run("restore", "shop", "--output", "out.db", "--verify")
+    assert (done.returncode, "missing from index hall_v" in done.stderr) == (16, True), done.stderr
+    assert not (place.folder / "out.db").exists()
+    sound = only_object(
+        place.run("restore", "shop", "--at", "point:1", "--output", "out.db", "--verify", "--json").stdout
+    )
+    assert sound["verified"] is True
+
+
 @pytest.mark.parametrize("output", ["none/out.db", "home"])
 def test_restore_refuses_when_the_output_can_not_be_written(place: Place, output: str) -> None:
     place.pulled()
@@ -517,6 +548,21 @@ def test_restore_says_which_moment_it_took_when_asked_for_a_time(place: Place) -
     assert f"point {point['point']}" in line
     assert point["time"] in line
     assert "CET" in line or "CEST" in line
+
+
+def test_every_command_is_found_under_its_name_when_all_are_loaded() -> None:
+    rooms = {room: importlib.import_module(f"rollrep.cli.{room}").COMMANDS for room in set(DESTINATION.values())}
+    assert {name: room for room, commands in rooms.items() for name in commands} == DESTINATION
+
+
+def test_question_to_a_point_that_lies_here_loads_nothing_it_does_not_need(place: Place) -> None:
+    place.pulled().run("query", "shop", "SELECT 1")
+    script = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); from rollrep.cli.main import main; main()"
+    )
+    asked = [sys.executable, "-c", script, "-c", place.config, "query", "shop", "SELECT 1"]
+    loaded = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"msgspec", "zstandard", "paramiko", "pluggy", "tenacity", "dateparser", "hashlib"} & set(loaded)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ import pytest
 from sources import copy_source, pull_once
 
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.choosing import restorable
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source.database import open_source
 from rollrep.source.install import Report, install

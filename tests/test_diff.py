@@ -22,8 +22,9 @@ from test_replication import SEEDS, Life
 from rollrep.core.literals import literal, read_value, value_column
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.changeset import write_changeset
+from rollrep.destination.choosing import restorable
 from rollrep.destination.differences import beside, compare, rows_of
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.script import script
 
 

@@ -27,10 +27,11 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.destination import catalog as catalogs
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment
+from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire, expiry_of, plan_expiry, run_expiry
 from rollrep.destination.keeping import annotate, make_snapshot, snapshot_of
 from rollrep.destination.notes import note_path
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store

@@ -19,9 +19,10 @@ from rollrep.core.moments import ByTime
 from rollrep.destination import bridging
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.pull import Outcome, Wishes, pull
-from rollrep.destination.restore import find_point, plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
 from rollrep.source import digests, forgotten, reader

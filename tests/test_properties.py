@@ -36,7 +36,8 @@ from sources import copy_source, pull_once
 from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.choosing import restorable
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source import database, reader
 from rollrep.source.install import install

@@ -29,9 +29,10 @@ from rollrep.core.moments import ById, ByLabel, ByPoint, Latest, Moment
 from rollrep.destination import cache as caching
 from rollrep.destination.cache import Cache
 from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.choosing import choose, find_point, restorable
 from rollrep.destination.mirror_db import open_mirror
 from rollrep.destination.reading import ask, reader
-from rollrep.destination.restore import Plan, choose, find_point, plan, plan_newest, restorable, restore
+from rollrep.destination.restore import Plan, plan, plan_newest, restore
 from rollrep.destination.store import Store
 
 

@@ -21,12 +21,13 @@ from rollrep.destination import rebuild
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.changes import unpack_snapshot
+from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.mirror_db import remove_database
 from rollrep.destination.notes import read_note
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.restore import plan, restorable
+from rollrep.destination.restore import plan
 from rollrep.destination.store import Store
 
 

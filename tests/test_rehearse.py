@@ -15,8 +15,8 @@ from test_cli import Place, refusal
 from rollrep.core.errors import UsageError
 from rollrep.destination import restore as restoring
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.mirror_db import STATE
-from rollrep.destination.restore import restorable
 from rollrep.destination.store import Store
 from rollrep.jobs import rehearse as rehearsing
 from rollrep.jobs.config import RehearsalQuery, load_config, parse_config
@@ -183,14 +183,14 @@ def test_state_that_is_not_sound_is_found_when_it_is_rehearsed(place: Place, mon
     def restored_badly(*arguments: Any, **how: Any) -> Any:
         real = restoring.finish
 
-        def spoil(path: Path, layout: Any) -> int:
+        def spoil(path: Path, layout: Any, **how: Any) -> int:
             with contextlib.closing(apsw.Connection(str(path))) as db:
                 db.execute("PRAGMA writable_schema = ON").fetchall()
                 db.execute(
                     "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'ledger')"
                     " WHERE name = ?", (STATE,),
                 )  # fmt: skip
-            return real(path, layout)
+            return real(path, layout, **how)
 
         monkeypatch.setattr(restoring, "finish", spoil)
         return restoring.restore(*arguments, **how)

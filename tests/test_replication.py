@@ -26,7 +26,8 @@ from rollrep.core.errors import MirrorNeeded, Temporary
 from rollrep.destination import changes, indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.choosing import restorable
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source import reader
 from rollrep.source.database import open_source

@@ -20,10 +20,10 @@ from rollrep.core.moments import Latest
 from rollrep.core.nouns import Shape
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import find_point
 from rollrep.destination.images import attach_log
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.replay import Replay
-from rollrep.destination.restore import find_point
 from rollrep.source import reader
 from rollrep.source.install import uninstall
 from rollrep.wire.images import log_table, log_width

@@ -19,11 +19,12 @@ from test_retention import DAY, HOUR, NOW
 
 from rollrep.cli.bar import ASCII, UNICODE, bar_lines, cells
 from rollrep.cli.page import page
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, LineStory, Segment, Snapshot, reach_of
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, LineStory, Segment, Snapshot
+from rollrep.destination.choosing import restorable
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.notes import Note
 from rollrep.destination.pull import Wishes, pull
-from rollrep.destination.restore import restorable
+from rollrep.destination.reach import reach_of
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import LineSeen, SnapshotSeen, Timeline, line_seen, read_timeline
 from rollrep.source.install import uninstall

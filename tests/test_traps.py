@@ -18,8 +18,8 @@ from sources import copy_source, pull_once, session
 from rollrep.core.clock import iso
 from rollrep.core.errors import Temporary
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.pull import Wishes, pull
-from rollrep.destination.restore import restorable
 from rollrep.source import reader
 from rollrep.source.log import write_point
 

@@ -24,9 +24,10 @@ from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.core.moments import Latest
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.restore import find_point, plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import read_timeline
 from rollrep.destination.travelling import Imported, export_point, import_point, read_exported

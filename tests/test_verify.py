@@ -18,8 +18,8 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.destination import compare
 from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.pull import Wishes
-from rollrep.destination.restore import restorable
 from rollrep.destination.store import Store
 from rollrep.destination.verify import Asked, Verified, verify_against_source
 from rollrep.source import digests, reader

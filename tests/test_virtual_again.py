@@ -22,10 +22,11 @@ from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.destination import verify
 from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.compare import Comparison
 from rollrep.destination.expire import expire
 from rollrep.destination.pull import Wishes
-from rollrep.destination.restore import plan, plan_newest, restorable, restore
+from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
 from rollrep.destination.store import Store
 from rollrep.destination.verify import Asked, Verified, verify_against_source

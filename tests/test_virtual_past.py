@@ -19,11 +19,11 @@ from test_virtual_tables import Indexed, assert_searches_alike, rollrep
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import verify
 from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.mirror_db import state_of
 from rollrep.destination.pull import Wishes
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.restore import restorable
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.verify import Asked, verify_against_source

@@ -28,8 +28,9 @@ from rollrep.core.errors import RollrepError
 from rollrep.destination import pull as puller
 from rollrep.destination import shadow_pull
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.pull import Outcome
-from rollrep.destination.restore import Restored, plan, restorable, restore
+from rollrep.destination.restore import Restored, plan, restore
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
 from rollrep.source import reader, shadows

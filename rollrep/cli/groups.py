@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 import click
 
 
@@ -14,6 +12,8 @@ class Suggesting(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib
+
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f' Did you mean "{near[0]}"?' if near else f" See: {ctx.command_path} --help"
             raise click.UsageError(f"there is no command {args[0]!r}.{hint}") from error

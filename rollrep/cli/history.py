@@ -44,8 +44,8 @@ def history_command(
     x'00ff'. Where no operations are known there is a hole, and what happened in it is not guessed.
     """
     from rollrep.destination.catalog import Catalog
+    from rollrep.destination.choosing import restorable
     from rollrep.destination.history import RowHistory, key_meant
-    from rollrep.destination.restore import restorable
     from rollrep.destination.stretches import Window
 
     store = store_for(ctx, config, job)

@@ -130,7 +130,7 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
 
 
 def _json(job: str, plan: Expiry, dry_run: bool, now: str, freed: int, trash: int) -> dict[str, object]:
-    from rollrep.jobs.run import point_json
+    from rollrep.jobs.telling import point_json
 
     return {
         "job": job,

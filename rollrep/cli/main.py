@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -13,42 +14,32 @@ from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import set_up_logging
 from rollrep.strangers import meet_connections
 
+DESTINATION = {
+    "init": "destination", "check": "destination", "pull": "destination", "mirror": "destination",
+    "status": "status", "points": "past", "restore": "past", "query": "query", "shell": "query",
+    "history": "history", "diff": "diff", "undo": "undo", "snapshot": "keeping", "prune": "keeping",
+    "timeline": "timeline", "rehearse": "rehearse", "catalog": "catalog", "export": "travelling",
+    "import": "travelling", "verify": "verify",
+}  # fmt: skip
+"""which module has a command, in the order of `--help`"""
+
 
 class Lazy(Suggesting):
-    """Loads the two halves only when asked: `source serve` starts once per connection."""
+    """Loads the one command that is asked for: `source serve` starts once per connection, `query` for each question."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_destination(), "source"]
+        return [*DESTINATION, "source"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "source":
             from rollrep.cli import source
 
             return source.source
-        return _destination().get(cmd_name)
-
-
-def _destination() -> dict[str, click.Command]:
-    from rollrep.cli import (
-        catalog,
-        destination,
-        diff,
-        history,
-        keeping,
-        past,
-        query,
-        rehearse,
-        status,
-        timeline,
-        travelling,
-        undo,
-        verify,
-    )  # fmt: skip
-
-    rooms = (
-        destination, status, past, query, history, diff, undo, keeping, timeline, rehearse, catalog, travelling, verify,
-    )  # fmt: skip
-    return {name: command for room in rooms for name, command in room.COMMANDS.items()}
+        room = DESTINATION.get(cmd_name)
+        if room is None:
+            return None
+        found: click.Command = importlib.import_module(f"rollrep.cli.{room}").COMMANDS[cmd_name]
+        return found
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

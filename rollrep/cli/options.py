@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,12 @@ from rollrep.cli.output import say
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import RollrepError, UsageError
-from rollrep.core.moments import Moment, parse_moment, show_distance
-from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.store import Store
 from rollrep.jobs.config import Config, Job, find_config, load_config, unknown_job
+
+if TYPE_CHECKING:
+    from rollrep.core.moments import Moment
+    from rollrep.destination.catalog import Catalog, CatalogPoint
 
 config_option = click.option(
     "-c", "--config", type=click.Path(path_type=Path, readable=False), help="The configuration file (rollrep.toml)."
@@ -61,7 +64,8 @@ def naming(job: str) -> Iterator[None]:
 
 def chosen_point(catalog: Catalog, job: str, at: str) -> tuple[CatalogPoint, Moment]:
     """The point that `--at` means; it is always said, with its zone, and how far it is from what was asked."""
-    from rollrep.destination.restore import find_point
+    from rollrep.core.moments import parse_moment, show_distance
+    from rollrep.destination.choosing import find_point
 
     moment = parse_moment(at, now=clock.now())
     point = find_point(catalog, moment)

@@ -27,9 +27,9 @@ from rollrep.core.units import show_bytes, show_count, show_duration
 def points_command(ctx: click.Context, job: str, config: Path | None, as_json: bool) -> None:
     """List the points of JOB that are known, oldest first."""
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import restorable
+    from rollrep.destination.choosing import restorable
     from rollrep.destination.shadow_archive import ShadowArchive
-    from rollrep.jobs.run import point_json
+    from rollrep.jobs.telling import point_json
 
     store = store_for(ctx, config, job)
     with Catalog(store.catalog) as catalog:
@@ -55,6 +55,7 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
     "-o", "--output", type=click.Path(path_type=Path, readable=False), required=True, help="The file to write."
 )
 @click.option("-t", "--table", "tables", multiple=True, help="Only this table, with its indexes; repeatable.")
+@click.option("--verify", is_flag=True, help="Also look every row up in every index (integrity_check).")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
 @config_option
@@ -67,6 +68,7 @@ def restore_command(
     at: str,
     output: Path,
     tables: tuple[str, ...],
+    verify: bool,
     force: bool,
     dry_run: bool,
     config: Path | None,
@@ -76,14 +78,16 @@ def restore_command(
 
     The moment that was chosen is always said: the nearest point at or before what was asked for.  The exit code
     is 3 when a virtual table is of an earlier moment than the rest; which, and of when, is said.
+
+    Every page of the file is checked before it is given, and its rows against the digests of the snapshot that
+    they come from.  `--verify` checks its indexes too, as every rehearsal does.
     """
     import dataclasses
 
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.restore import check_output, plan, plan_newest, restore
     from rollrep.destination.shadow_archive import ShadowArchive
-    from rollrep.hooks import plugin_manager
-    from rollrep.jobs.run import tell_restored
+    from rollrep.jobs.telling import tell_restored
 
     store = store_for(ctx, config, job)
     began = clock.monotonic_s()
@@ -99,24 +103,29 @@ def restore_command(
             late = () if tables else ShadowArchive(store, catalog).earlier(point.line, point.id)
             for sentence in earlier_sentences(catalog, point, late):
                 say(f"{job}: {sentence}")
-            plan_json = {"dry_run": True, **told, **_plan_json(chosen), "earlier": earlier_json(late)}
-            emit(as_json, "restore", plan_json, _plan_said(chosen, output))
+            planned = {"dry_run": True, **told, **_plan_json(chosen), "earlier": earlier_json(late)}
+            emit(as_json, "restore", planned, _plan_said(chosen, output))
             return
         progress = say if somebody_watches() and not as_json else lambda _text: None
-        restored = restore(store, catalog, chosen, output.absolute(), force=force, progress=progress)
+        restored = restore(
+            store, catalog, chosen, output.absolute(), force=force, progress=progress, every_index=verify
+        )
         for sentence in restored_sentences(catalog, restored):
             say(f"{job}: {sentence}")
-    seconds = clock.monotonic_s() - began
-    tell_restored(plugin_manager(), job, restored)
-    emit(
-        as_json,
-        "restore",
-        {**told, "output": str(output), "seconds": round(seconds, 3), **restored_json(restored)},
-        f"{output}: {show_count(restored.rows, 'row')}, {show_bytes(output.stat().st_size)}, integrity ok,"
-        f" in {show_duration(seconds)}",
-    )
+    told |= {"output": str(output), "seconds": round(clock.monotonic_s() - began, 3), "verified": verify}
+    tell_restored(job, restored)
+    emit(as_json, "restore", {**told, **restored_json(restored)}, _restored_said(restored, told))
     if restored.earlier:
         sys.exit(PartlyDone.exit_code)
+
+
+def _restored_said(restored: Any, told: dict[str, Any]) -> str:
+    size = show_bytes(restored.output.stat().st_size)
+    checked = "integrity" if told["verified"] else "structure"
+    return (
+        f"{told['output']}: {show_count(restored.rows, 'row')}, {size}, {checked} ok,"
+        f" in {show_duration(told['seconds'])}"
+    )
 
 
 def _plan_json(chosen: Any) -> dict[str, object]:

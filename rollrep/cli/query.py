@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,26 +74,27 @@ def shell_command(ctx: click.Context, job: str, at: str, config: Path | None) ->
 
 @contextlib.contextmanager
 def _past(ctx: click.Context, config: Path | None, job: str, at: str) -> Iterator[tuple[Any, Any]]:
-    from rollrep.destination.cache import Cache
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.reading import reader
-    from rollrep.destination.restore import plan, restore
-    from rollrep.destination.shadow_archive import ShadowArchive
+    from rollrep.destination.states import point_file
 
     store = store_for(ctx, config, job)
     progress = say if somebody_watches() else lambda _text: None
     with naming(job), Catalog(store.catalog) as catalog:
         point, _ = chosen_point(catalog, job, at)
-
-        def build(path: Path) -> None:
-            restore(store, catalog, plan(catalog, point), path, force=True, progress=progress)
-
-        late = ShadowArchive(store, catalog).earlier(point.line, point.id)
-        if late:
-            names = ", ".join(each.table for each in late)
-            say(f"{job}: virtual tables that may be of an earlier moment: {names}; `rollrep restore` says of which")
-        with Cache(store).file(point, build) as path, reader(path) as db:
+        if catalog.knows_virtual_tables():
+            _say_what_is_earlier(store, catalog, job, point)
+        with point_file(store, catalog, point, progress) as path, reader(path) as db:
             yield db, point
+
+
+def _say_what_is_earlier(store: Any, catalog: Any, job: str, point: Any) -> None:
+    from rollrep.destination.shadow_archive import ShadowArchive
+
+    late = ShadowArchive(store, catalog).earlier(point.line, point.id)
+    if late:
+        names = ", ".join(each.table for each in late)
+        say(f"{job}: virtual tables that may be of an earlier moment: {names}; `rollrep restore` says of which")
 
 
 def _lines(names: Sequence[str], found: Iterator[Sequence[Any]], *, as_csv: bool) -> Iterator[str]:
@@ -141,6 +140,9 @@ def _tsv_value(value: Any) -> str:
 
 
 def _csv_line(row: Sequence[Any]) -> str:
+    import csv
+    import io
+
     line = io.StringIO()
     # The writer quotes what its line's end is made of, so that end must be one that holds both signs.
     csv.writer(line, lineterminator="\r\n").writerow([_plain(value) for value in row])

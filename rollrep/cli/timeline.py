@@ -86,7 +86,7 @@ def timeline_json(timeline: Timeline) -> dict[str, object]:
 
 
 def _line_json(line: LineSeen) -> dict[str, object]:
-    from rollrep.jobs.run import point_json
+    from rollrep.jobs.telling import point_json
 
     return {
         "line": line.story.line,

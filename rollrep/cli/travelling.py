@@ -76,7 +76,8 @@ def import_command(
     from rollrep.destination.catalog import Catalog
     from rollrep.destination.store import Store
     from rollrep.destination.travelling import import_point, read_exported
-    from rollrep.jobs.run import point_json, translated
+    from rollrep.jobs.run import translated
+    from rollrep.jobs.telling import point_json
 
     loaded = config_of(ctx, config)
     holds = read_exported(file.absolute())

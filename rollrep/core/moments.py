@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import decimal
-import difflib
 import re
 
 from rollrep.core import units
@@ -37,16 +35,22 @@ class Latest:
 
 @dataclasses.dataclass(frozen=True)
 class ByPoint:
+    """The point with this number."""
+
     number: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ByLabel:
+    """The last point with this label."""
+
     label: str
 
 
 @dataclasses.dataclass(frozen=True)
 class ById:
+    """The point at this log id."""
+
     id: int
 
 
@@ -63,15 +67,15 @@ EXAMPLES = "latest, point:17, label:before-deploy, id:45678, 2026-11-22T19:08:01
 _REMEDY = f"write one of these: {EXAMPLES}"
 _LARGEST_ID = 2**63 - 1
 
-_PREFIXED = re.compile(r"([a-z]+):(.*)", re.DOTALL)
-_EPOCH = re.compile(r"@(\d{1,12}(?:\.\d+)?)", re.ASCII)
+# Patterns are compiled when they are needed: most moments need one of them.
+_PREFIXED = r"([a-z]+):(.*)"
+_EPOCH = r"@(\d{1,12}(?:\.\d+)?)"
 _ZONE = r"(?P<zone>z|utc|gmt|[+-]\d{2}:?\d{2})"
-_ISO = re.compile(
+_ISO = (
     r"(?P<day>\d{4}-\d{2}-\d{2})"
-    rf"(?:[t ](?P<clock>\d{{2}}:\d{{2}}(?::\d{{2}}(?:[.,]\d+)?)?) ?{_ZONE}?)?",
-    re.ASCII,
+    rf"(?:[t ](?P<clock>\d{{2}}:\d{{2}}(?::\d{{2}}(?:[.,]\d+)?)?) ?{_ZONE}?)?"
 )
-_AGO = re.compile(r"(?P<amount>(?:\d|an? ).*?)\s*ago", re.ASCII)
+_AGO = r"(?P<amount>(?:\d|an? ).*?)\s*ago"
 _UNIT_WORDS = (
     (r"s(?:ec(?:ond)?s?)?", "s"), (r"m(?:in(?:ute)?s?)?", "m"), (r"h(?:(?:ou)?rs?)?", "h"),
     (r"d(?:ays?)?", "d"), (r"w(?:eeks?)?", "w"),
@@ -79,12 +83,11 @@ _UNIT_WORDS = (
 _WEEKDAY = r"(?:last )?(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:day|sday|s|nesday|rsday|rs|urday)?"
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _ORDINAL = r"\d{1,2}(?:st|nd|rd|th)?"
-_WORDS = re.compile(
+_WORDS = (
     rf"(?P<day>yesterday|today|{_WEEKDAY}|{_ORDINAL} {_MONTH},? \d{{4}}|{_MONTH} {_ORDINAL},? \d{{4}})"
-    rf"(?:,? (?:at )?(?P<clock>\d{{1,2}}(?::\d{{2}}(?::\d{{2}})?)?)(?P<half> ?[ap]m)?(?: ?{_ZONE})?)?",
-    re.ASCII,
+    rf"(?:,? (?:at )?(?P<clock>\d{{1,2}}(?::\d{{2}}(?::\d{{2}})?)?)(?P<half> ?[ap]m)?(?: ?{_ZONE})?)?"
 )
-_CALENDAR_AGO = re.compile(r"(?:an?|\d{1,4}) (?:month|year)s? ago", re.ASCII)
+_CALENDAR_AGO = r"(?:an?|\d{1,4}) (?:month|year)s? ago"
 
 
 def parse_moment(text: str, *, now: dt.datetime, zone: dt.tzinfo | None = None) -> Moment:
@@ -104,7 +107,7 @@ def parse_moment(text: str, *, now: dt.datetime, zone: dt.tzinfo | None = None) 
     Traceback (most recent call last):
     rollrep.core.errors.UsageError: "17" alone could mean many things; write point:17, id:17 or @17
     """
-    prefixed = _PREFIXED.fullmatch(text.lstrip())
+    prefixed = re.fullmatch(_PREFIXED, text.lstrip(), re.DOTALL)
     if prefixed:
         return _by_prefix(text, *prefixed.groups())
     plain = " ".join(text.lower().split())
@@ -138,6 +141,8 @@ def _by_prefix(text: str, prefix: str, rest: str) -> Moment:
         if not re.fullmatch(r"\d{1,19}", rest, re.ASCII) or int(rest) > _LARGEST_ID:
             raise UsageError(f'"{text}" needs a whole number after the colon', remedy=f"write {prefix}:17")
         return ByPoint(int(rest)) if prefix == "point" else ById(int(rest))
+    import difflib
+
     near = difflib.get_close_matches(prefix, ["point", "label", "id"], n=1)
     remedy = f"did you mean {near[0]}:{rest}?" if near else _REMEDY
     raise UsageError(f'"{text}" is not a moment', remedy=remedy)
@@ -146,19 +151,21 @@ def _by_prefix(text: str, prefix: str, rest: str) -> Moment:
 def _by_time(text: str, plain: str, now: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
     if plain == "now":
         return now.astimezone(dt.UTC)
-    if found := _EPOCH.fullmatch(plain):
+    if found := re.fullmatch(_EPOCH, plain, re.ASCII):
+        import decimal
+
         microseconds = int(decimal.Decimal(found[1]) * 1_000_000)
         return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
-    if found := _ISO.fullmatch(plain):
+    if found := re.fullmatch(_ISO, plain, re.ASCII):
         return _combined(text, found["day"], found["clock"], _zone(found["zone"], zone))
-    if found := _AGO.fullmatch(plain):
+    if found := re.fullmatch(_AGO, plain, re.ASCII):
         ago = _seconds(found["amount"])
         if ago is not None:
             return now.astimezone(dt.UTC) - dt.timedelta(seconds=ago)
     _refuse_the_ambiguous(text, plain)
-    if _CALENDAR_AGO.fullmatch(plain):
+    if re.fullmatch(_CALENDAR_AGO, plain, re.ASCII):
         return _to_utc(text, _dateparser(text, plain, now, zone), zone)
-    if found := _WORDS.fullmatch(plain):
+    if found := re.fullmatch(_WORDS, plain, re.ASCII):
         zone = _zone(found["zone"], zone)
         day = _dateparser(text, found["weekday"] or found["day"], now, zone).date()
         return _combined(text, day.isoformat(), _clock(text, found["clock"], found["half"]), zone)

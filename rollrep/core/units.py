@@ -12,7 +12,6 @@ Knows: durationpy, humanize.  Does not know: what is measured.
 
 from __future__ import annotations
 
-import decimal
 import re
 
 import durationpy
@@ -21,7 +20,7 @@ from rollrep.core.errors import UsageError
 
 # durationpy also knows "mm" (30 days), which looks like minutes or milliseconds, so units are listed here.
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w|y))+", re.ASCII)
-_BYTES = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgtp])(i?b)?|b)?", re.ASCII | re.IGNORECASE)
+_BYTES = r"(\d+(?:\.\d+)?) ?(?:([kmgtp])(i?b)?|b)?"
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 _DURATION_REMEDY = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
@@ -58,11 +57,13 @@ def parse_bytes(text: str) -> int:
     >>> parse_bytes("1.5 KiB")
     1536
     """
-    found = _BYTES.fullmatch(text.strip())
+    found = re.fullmatch(_BYTES, text.strip(), re.ASCII | re.IGNORECASE)
     if not found:
         raise UsageError(f'"{text}" is not a size', remedy=_BYTES_REMEDY)
     number, letter, suffix = found.groups()
     base = 1000 if (suffix or "").lower() == "b" else 1024
+    import decimal
+
     size = decimal.Decimal(number) * (base ** _POWERS[letter.lower()] if letter else 1)
     if size != int(size):
         raise UsageError(f'"{text}" is not a whole number of bytes', remedy=_BYTES_REMEDY)

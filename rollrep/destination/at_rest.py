@@ -23,15 +23,16 @@ import apsw
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot, reach_of
+from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import KIND, ChangeHolds, attached_change, unpack_snapshot
 from rollrep.destination.images import scratch
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database
 from rollrep.destination.notes import UNREADABLE, note_path, read_note
+from rollrep.destination.reach import reach_of
 from rollrep.destination.shadow_archive import Seen, ShadowArchive
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
 from rollrep.strangers import unknown_here
 
@@ -111,7 +112,7 @@ class _AtRest:
         return not sound
 
     def _shadow(self, seen: Seen) -> bool:
-        raw = self._store.archive / f"verify.db{container.TEMPORARY}"
+        raw = self._store.archive / f"verify.db{TEMPORARY}"
         try:
             with self._looking_at(find_file(self._store, str(seen.path))) as sound:
                 self._shadows.unpack(seen, raw)
@@ -142,7 +143,7 @@ class _AtRest:
             return ()
 
     def _change(self, change: Snapshot) -> bool:
-        raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
+        raw = self._store.snapshots / f"verify.db{TEMPORARY}"
         path = find_file(self._store, change.path)
         with self._looking_at(path) as sound:
             encoding = container.read_holds(path, KIND, ChangeHolds).encoding
@@ -152,7 +153,7 @@ class _AtRest:
 
     def _snapshot(self, chain: tuple[Snapshot, ...]) -> bool:
         snapshot = chain[-1]
-        raw = self._store.snapshots / f"verify.db{container.TEMPORARY}"
+        raw = self._store.snapshots / f"verify.db{TEMPORARY}"
         try:
             with self._looking_at(find_file(self._store, snapshot.path), counted=snapshot.base is None) as sound:
                 unpack_snapshot(self._store, chain, raw)

@@ -24,7 +24,7 @@ from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
 from rollrep.destination.changes import unpack_snapshot
-from rollrep.destination.inert import integrity_problems
+from rollrep.destination.inert import integrity_problems, structure_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state, remove_database, transaction
 from rollrep.destination.partial import wanted_shapes
 from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
@@ -120,11 +120,13 @@ def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progr
     progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
     unpack_snapshot(store, chosen.chain, path)
     archive = Archive(store, catalog)
-    with contextlib.closing(open_mirror(path)) as db:
+    with contextlib.closing(open_mirror(path, scratch=True)) as db:
         state = read_state(db)
         if state is None or state.position.id != chosen.snapshot.id:
             raise VerifyFailed(f"{chosen.snapshot.path} holds another state than its name says")
-        db.execute("PRAGMA synchronous = OFF")
+        if state.layout.virtuals:
+            # An index that can't be made again is given up, and what that wrote is taken back.
+            db.execute("PRAGMA journal_mode = DELETE").fetchall()
         shapes = wanted_shapes(state.layout, chosen.tables)
         # A snapshot made of the archive has no proof, and may lie between a TOUCHED and the row it announces.
         replay = Replay(
@@ -165,17 +167,18 @@ def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layo
             set_sequence(db, point_sequence(point.sequence, layout.encoding), layout.shapes)
 
 
-def finish(path: Path, layout: Layout) -> int:
-    """Takes out what is ours, checks the whole file, and counts its rows.  Raises VerifyFailed."""
-    with contextlib.closing(open_mirror(path)) as db:
+def finish(path: Path, layout: Layout, *, every_index: bool) -> int:
+    """Takes out what is ours, checks the whole file, and counts its rows.  Raises VerifyFailed.
+
+    Every page is read; with `every_index` every row is also looked up in every index, which takes several times as
+    long as all the rest.
+    """
+    with contextlib.closing(open_mirror(path, scratch=True)) as db:
         # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
-        db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA main.secure_delete = ON").fetchall()
         db.execute(f"DROP TABLE main.{STATE}")
         for image in ("batch", "chunk"):
             db.execute(f"DETACH {image}")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        db.execute("PRAGMA journal_mode = DELETE").fetchall()
         tables = [
             name
             for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
@@ -184,7 +187,7 @@ def finish(path: Path, layout: Layout) -> int:
         rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
         # Of its own, because here the modules themselves have been asked for their tables already.
         with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as fresh:
-            problems = integrity_problems(fresh, layout)
+            problems = (integrity_problems if every_index else structure_problems)(fresh, layout)
         if problems:
             raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
         if layout.journal_mode == "wal":

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rollrep.destination.catalog import CatalogPoint
-from rollrep.destination.container import TEMPORARY
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 
 MOST_FILES = 16
 MOST_BYTES = 4 << 30

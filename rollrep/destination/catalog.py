@@ -14,20 +14,22 @@ Knows: SQL of its own tables.  Does not know: the mirror, the wire.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import datetime as dt
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
-from rollrep.core.nouns import Point
+from rollrep.destination.reach import Reach, reach_of
 from rollrep.query import all_rows, find_row, one_row, one_value
+
+if TYPE_CHECKING:
+    from rollrep.core.nouns import Point
 
 FORMAT = 1
 SCHEMA = f"""
@@ -48,6 +50,8 @@ FRESHNESS = "CREATE TABLE IF NOT EXISTS freshness(hour TEXT PRIMARY KEY, pulls, 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
+    """One unbroken history, and the life of the log that it is of."""
+
     line: int
     epoch: str
 
@@ -73,6 +77,8 @@ class Freshness:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
+    """Archived log rows `first` to `last`; `path` is below the job's folder."""
+
     line: int
     first: int
     last: int
@@ -96,6 +102,8 @@ class CatalogPoint:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
+    """The database at a log id; `time` is the source's, `path` is below the job's folder."""
+
     line: int
     id: int
     time: dt.datetime
@@ -116,48 +124,12 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Hole:
+    """The log ids between `after` and `until` were never seen."""
+
     line: int
     after: int
     until: int
     reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Reach:
-    """For each line, the stretches of log ids that can be restored, each from a snapshot on."""
-
-    stretches: dict[int, list[tuple[int, int]]]
-
-    def covers(self, line: int, log_id: int) -> bool:
-        """Whether the source as of `log_id` can be restored.
-
-        >>> Reach({1: [(10, 10), (40, 90)]}).covers(1, 41), Reach({1: [(10, 10)]}).covers(1, 11)
-        (True, False)
-        """
-        stretches = self.stretches.get(line, [])
-        nearest = bisect.bisect_right(stretches, log_id, key=lambda stretch: stretch[0]) - 1
-        # A snapshot in a hole reaches nothing, and one before it may still reach past it no more.
-        return nearest >= 0 and log_id <= stretches[nearest][1]
-
-    def leads(self, before: Snapshot, after: Snapshot) -> bool:
-        """Whether the archive leads from one snapshot to a later one of its line."""
-        return any(begin == before.id and end >= after.id for begin, end in self.stretches.get(before.line, []))
-
-
-def reach_of(segments: Iterable[Segment], snapshots: Iterable[Snapshot]) -> Reach:
-    """What these lead to; segments of a line come oldest first.  Pure."""
-    runs: dict[int, list[list[int]]] = {}
-    for segment in segments:
-        of_line = runs.setdefault(segment.line, [])
-        if of_line and of_line[-1][1] >= segment.first - 1:
-            of_line[-1][1] = max(of_line[-1][1], segment.last)
-        else:
-            of_line.append([segment.first, segment.last])
-    stretches: dict[int, list[tuple[int, int]]] = {}
-    for snapshot in snapshots:
-        ends = [last for first, last in runs.get(snapshot.line, []) if first <= snapshot.id + 1 <= last]
-        stretches.setdefault(snapshot.line, []).append((snapshot.id, max([snapshot.id, *ends])))
-    return Reach(stretches)
 
 
 class Catalog:
@@ -357,6 +329,10 @@ class Catalog:
     def holes(self) -> list[Hole]:
         rows = all_rows(self._db, "SELECT line, after, until, reason FROM hole ORDER BY line, after")
         return [Hole(*row) for row in rows]
+
+    def knows_virtual_tables(self) -> bool:
+        """Whether a state of virtual tables was ever recorded: only then is there more to ask of their archive."""
+        return find_row(self._db, "SELECT 1 FROM sqlite_schema WHERE name = 'shadow'") is not None
 
     def confirm(self, time: str) -> None:
         """Remembers that the mirror was the source at the source's time `time`, and how old it had become before."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 
 import apsw
@@ -27,12 +28,12 @@ import msgspec
 
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import RollrepError, VerifyFailed
-from rollrep.core.nouns import Encoding, Facts, Layout, Point, Position, Shape
+from rollrep.core.nouns import Encoding, Facts, Point, Position, Shape
 from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.chains import chain_of
-from rollrep.destination.change_rows import add_change, attach_changed, drop_needless, note_keys, put_rows
+from rollrep.destination.change_rows import CHANGED, add_change, attach_changed, drop_needless, note_keys, put_rows
 from rollrep.destination.images import attach_log_file, detach_log_file
 from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.replay import Replay, apply_facts
@@ -44,7 +45,7 @@ from rollrep.destination.snapshots import (
     take_snapshot,
     unpack_whole,
 )
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
 from rollrep.query import all_rows, load_digests, one_value
 from rollrep.wire.ranges import digest_query
@@ -76,7 +77,7 @@ class ChangeHolds(msgspec.Struct, frozen=True):
 
 def take_next(store: Store, catalog: Catalog) -> Snapshot:
     """A snapshot of the mirror as it is, in the catalog: a change where one is possible and small, else a whole one."""
-    scratch = store.snapshots / f"change.db{container.TEMPORARY}"
+    scratch = store.snapshots / f"change.db{TEMPORARY}"
     try:
         with contextlib.closing(open_mirror(store.mirror)) as mirror:
             state = read_state(mirror)
@@ -97,25 +98,51 @@ def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> No
 
     Raises VerifyFailed where a file is damaged, or what comes out is not what the mirror was.
     """
-    unpack_whole(store, chain[0], target)
     if len(chain) == 1:
+        unpack_whole(store, chain[0], target)
         return
-    with contextlib.closing(open_mirror(target)) as db:
-        db.execute("PRAGMA synchronous = OFF")
-        state = read_state(db)
-        for change in chain[1:]:
-            with attached_change(store, change, db, target.with_name(f"{target.name}.rows")) as holds:
-                if state is None or (state.position.id, state.schema_digest) != (holds.base, holds.schema_digest):
-                    raise VerifyFailed(f"{change.path} does not lead on from {chain[0].path}")
-                state = msgspec.structs.replace(state, position=holds.position, time=holds.time)
-                replay = Replay(db, {shape.id: shape for shape in state.layout.shapes}, finished=True)
-                with transaction(db):
-                    replay.window(holds.base + 1, holds.position.id)
-                    replay.finish()
-                    apply_facts(db, holds.facts, state.layout.shapes)
-                    write_state(db, state)
-        if state is not None:
-            _require_digests(db, state.layout, holds, find_file(store, chain[-1].path))
+    rows = target.with_name(f"{target.name}.rows")
+    try:
+        with futures.ThreadPoolExecutor(1) as beside:
+            unpacked = beside.submit(unpack_whole, store, chain[0], target)
+            first, last = _gather(store, chain, rows)
+            unpacked.result()
+        with contextlib.closing(open_mirror(target, scratch=True)) as db:
+            state = read_state(db)
+            if state is None or (state.position.id, state.schema_digest) != (first.base, first.schema_digest):
+                raise _does_not_lead_on(chain[1], chain[0])
+            attach_log_file(db, rows, first.base + 1, last.position.id, last.shapes)
+            replay = Replay(db, {shape.id: shape for shape in last.shapes}, finished=True)
+            with transaction(db):
+                replay.window(first.base + 1, last.position.id)
+                replay.finish()
+                apply_facts(db, last.facts, last.shapes)
+                write_state(db, msgspec.structs.replace(state, position=last.position, time=last.time))
+            detach_log_file(db)
+            _require_digests(db, last, find_file(store, chain[-1].path))
+    finally:
+        remove_database(rows)
+
+
+def _gather(store: Store, chain: Sequence[Snapshot], rows: Path) -> tuple[ChangeHolds, ChangeHolds]:
+    """The rows of all changes of `chain` in one image, so that each page is written once; the first and the last.
+
+    Raises VerifyFailed where one is damaged, or does not lead on from the one before.
+    """
+    first = last = read_change(find_file(store, chain[1].path))
+    with images.scratch(first.encoding) as db:
+        attach_changed(db, rows, first.shapes)
+        for number, change in enumerate(chain[1:]):
+            with attached_change(store, change, db, rows.with_name(f"{rows.name}.one")) as holds:
+                if number and (holds.base, holds.schema_digest) != (last.position.id, last.schema_digest):
+                    raise _does_not_lead_on(change, chain[number])
+                add_change(db)
+                last = holds
+    return first, last
+
+
+def _does_not_lead_on(change: Snapshot, before: Snapshot) -> VerifyFailed:
+    return VerifyFailed(f"{change.path} does not lead on from {before.path}")
 
 
 @contextlib.contextmanager
@@ -139,12 +166,12 @@ def merge_changes(store: Store, chain: Sequence[Snapshot]) -> Snapshot:
 
     Raises VerifyFailed where one of them is damaged.
     """
-    scratch = store.snapshots / f"change.db{container.TEMPORARY}"
+    scratch = store.snapshots / f"change.db{TEMPORARY}"
     try:
         first = container.read_holds(find_file(store, chain[0].path), KIND, ChangeHolds)
         with images.scratch(first.encoding) as db, container.disk_room(scratch):
             for change in chain:
-                with attached_change(store, change, db, scratch.with_name(f"read.db{container.TEMPORARY}")) as holds:
+                with attached_change(store, change, db, scratch.with_name(f"read.db{TEMPORARY}")) as holds:
                     if change is chain[0]:
                         attach_changed(db, scratch, holds.shapes)
                     add_change(db)
@@ -214,10 +241,10 @@ def _write_next(
             database_bytes=mirror.pragma("page_count") * mirror.pragma("page_size"),
             shapes=state.layout.shapes,
             facts=_facts(mirror, state),
-            digests=tuple(_digests(mirror, state.layout)),
+            digests=tuple(_digests(mirror, state.layout.shapes)),
             points=points_at(catalog, state),
         )
-    mirror.execute("DETACH changed")
+    mirror.execute(f"DETACH {CHANGED}")
     change = _write(store, scratch, holds)
     if sum(each.bytes for each in (*chain[1:], change)) > LARGEST_SHARE * chain[0].bytes:
         (store.folder / change.path).unlink()
@@ -251,13 +278,13 @@ def _facts(mirror: apsw.Connection, state: State) -> Facts:
     )
 
 
-def _digests(db: apsw.Connection, layout: Layout) -> Iterator[tuple[str, str]]:
-    for shape in layout.shapes:
+def _digests(db: apsw.Connection, shapes: Sequence[Shape]) -> Iterator[tuple[str, str]]:
+    for shape in shapes:
         yield shape.table, one_value(db, "SELECT sha1_query(?)", (digest_query(shape, None, None),))
 
 
-def _require_digests(db: apsw.Connection, layout: Layout, holds: ChangeHolds, path: Path) -> None:
+def _require_digests(db: apsw.Connection, holds: ChangeHolds, path: Path) -> None:
     load_digests(db, "sha1")
-    for found, said in zip(_digests(db, layout), holds.digests, strict=True):
+    for found, said in zip(_digests(db, holds.shapes), holds.digests, strict=True):
         if found != said:
             raise container.damaged(path, f"what it leads to is not what the mirror was: table {said[0]}")

@@ -29,13 +29,12 @@ import msgspec
 import zstandard
 
 from rollrep.core.errors import DiskFull, VerifyFailed
+from rollrep.destination.store import TEMPORARY
 
 FORMAT = 2
 SKIPPABLE = 0x184D2A5A
 MAX_MANIFEST_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
-TEMPORARY = ".part"
-"""the ending of a file that is being written; found at start, it is a leftover"""
 
 D = TypeVar("D", bound=msgspec.Struct)
 

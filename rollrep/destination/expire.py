@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from rollrep.core.clock import iso
 from rollrep.core.clock import now as clock_now
 from rollrep.core.errors import VerifyFailed
-from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot, reach_of
+from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import merge_changes
 from rollrep.destination.notes import note_path, pinned_paths
+from rollrep.destination.reach import reach_of
 from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store

@@ -31,7 +31,7 @@ from rollrep.destination.mirror_db import State, open_mirror, remove_database, t
 from rollrep.destination.notes import Note, note_path, read_note, write_note
 from rollrep.destination.restore import plan, plan_newest
 from rollrep.destination.snapshots import full_disk_as_oserror, take_snapshot, write_snapshot
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import reading, take_back
 
 NAMED = "snapshot"
@@ -62,7 +62,7 @@ def make_snapshot(store: Store, catalog: Catalog, point: CatalogPoint, progress:
 
 
 def _from_archive(store: Store, catalog: Catalog, chosen: Plan, progress: Progress) -> Snapshot:
-    raw = store.snapshots / f"snapshot.db{container.TEMPORARY}"
+    raw = store.snapshots / f"snapshot.db{TEMPORARY}"
     try:
         remove_database(raw)
         with container.disk_room(raw), full_disk_as_oserror():

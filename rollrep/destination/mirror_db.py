@@ -20,10 +20,10 @@ import msgspec
 from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position
 from rollrep.destination.container import disk_room
+from rollrep.destination.inert import CACHE_KIB
 from rollrep.query import find_row, one_value
 
 STATE = f"{PREFIX}state"
-CACHE_KIB = 40_960
 WIDE_CACHE_KIB = 81_920
 """while rows of all places of a table are put in at once: what does not fit is written twice"""
 
@@ -72,11 +72,12 @@ def moved_to(state: State, facts: Facts) -> State:
     return msgspec.structs.replace(stood_still(state, facts), position=facts.head, time=facts.time)
 
 
-def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:
+def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = False) -> apsw.Connection:
     """A connection for replay.  With `layout`, a new empty database of its encoding and page size.
 
     Attaches an empty `batch` and `chunk`, because an image can only be put in their place outside of
-    transactions.
+    transactions.  `scratch`: the file is thrown away when anything fails, so each page is written once, at its
+    place, without a journal or a sync.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if layout else 0)
     with disk_room(path):
@@ -91,8 +92,8 @@ def open_mirror(path: Path, *, layout: Layout | None = None) -> apsw.Connection:
             db.execute(f"PRAGMA auto_vacuum = {layout.auto_vacuum:d}").fetchall()
             db.execute(f"CREATE TABLE {STATE}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
         for pragma in (
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
+            f"journal_mode = {'OFF' if scratch else 'WAL'}",
+            f"synchronous = {'OFF' if scratch else 'NORMAL'}",
             "foreign_keys = OFF",
             "ignore_check_constraints = ON",
             f"cache_size = -{CACHE_KIB}",

@@ -18,7 +18,7 @@ import msgspec
 
 from rollrep.destination import container
 from rollrep.destination.catalog import Snapshot
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 
 ENDING = ".note"
 
@@ -57,7 +57,7 @@ def read_note(store: Store, snapshot: Snapshot) -> Note:
 def write_note(store: Store, snapshot: Snapshot, note: Note) -> None:
     """Remembers `note`, also through a loss of power; an empty one is removed."""
     path = store.folder / note_path(snapshot.path)
-    temporary = path.with_name(path.name + container.TEMPORARY)
+    temporary = path.with_name(path.name + TEMPORARY)
     with container.disk_room(path):
         if note == Note():
             path.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from rollrep.destination.mirror_db import State, open_mirror, read_state, remove
 from rollrep.destination.notes import read_note
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import SnapshotHolds, name_of
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.query import all_rows
 
 UNKNOWN = "rebuilt"
@@ -99,7 +99,7 @@ def rebuild_catalog(store: Store, *, dry_run: bool) -> Rebuilt:
     found = find_files(store)
     if not (found.segments or found.snapshots or found.damaged or found.mirror):
         raise NotSetUp(f"there is nothing of {store.job} to make a catalog from", remedy="pull it: rollrep pull JOB")
-    temporary = store.catalog.with_name(f"{store.catalog.name}{container.TEMPORARY}")
+    temporary = store.catalog.with_name(f"{store.catalog.name}{TEMPORARY}")
     try:
         remove_database(temporary)
         with container.disk_room(temporary), Catalog(temporary, create=True) as catalog:

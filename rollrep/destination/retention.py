@@ -60,6 +60,8 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict(Generic[Item]):
+    """Whether a snapshot stays, and why."""
+
     item: Item
     kept: bool
     reason: str

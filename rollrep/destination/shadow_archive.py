@@ -30,7 +30,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.shadows import Change
 from rollrep.destination.store import Store
 from rollrep.destination.trash import find_file
-from rollrep.query import all_rows, find_row
+from rollrep.query import all_rows
 
 KIND = "shadows"
 TABLE = """CREATE TABLE IF NOT EXISTS shadow(line, id, after, through, path, bytes, changed, carried,
@@ -97,7 +97,7 @@ class ShadowArchive:
 
     def begin(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
         """A mirror operation led to `log_id`."""
-        if virtuals or self._exists():
+        if virtuals or self._catalog.knows_virtual_tables():
             self._put(line, log_id, log_id, None, 0, [], [each.name for each in virtuals])
 
     def require(self, line: int, log_id: int, virtuals: Sequence[Virtual]) -> None:
@@ -147,7 +147,9 @@ class ShadowArchive:
 
     def files(self) -> list[Seen]:
         """Every change that lies in the archive."""
-        lines = all_rows(self._db, "SELECT DISTINCT line FROM shadow ORDER BY line") if self._exists() else []
+        if not self._catalog.knows_virtual_tables():
+            return []
+        lines = all_rows(self._db, "SELECT DISTINCT line FROM shadow ORDER BY line")
         return [seen for (line,) in lines for seen in self._rows(line) if seen.path]
 
     def recall(self, path: Path) -> None:
@@ -206,11 +208,8 @@ class ShadowArchive:
             (self._store.folder / seen.path).unlink(missing_ok=True)
         self._db.execute("DELETE FROM shadow WHERE line = ? AND id = ?", (seen.line, seen.id))
 
-    def _exists(self) -> bool:
-        return find_row(self._db, "SELECT 1 FROM sqlite_schema WHERE name = 'shadow'") is not None
-
     def _rows(self, line: int) -> list[Seen]:
-        if not self._exists():
+        if not self._catalog.knows_virtual_tables():
             return []
         rows = all_rows(
             self._db, "SELECT line, id, after, through, path, changed, carried FROM shadow WHERE line = ? ORDER BY id",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import apsw
 
 from rollrep.core.nouns import Facts
-from rollrep.destination.container import TEMPORARY, unpack
+from rollrep.destination.container import unpack
 from rollrep.destination.mirror_db import State
 from rollrep.destination.shadows import (
     Change,
@@ -26,7 +26,7 @@ from rollrep.destination.shadows import (
     put_change,
     shadow_shapes,
 )
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.query import load_digests
 from rollrep.wire.messages import Batch, SendShadows, Shadows
 from rollrep.wire.session import Session

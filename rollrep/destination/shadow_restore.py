@@ -18,11 +18,10 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.nouns import Layout, Virtual
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.container import TEMPORARY
 from rollrep.destination.mirror_db import transaction
 from rollrep.destination.shadow_archive import Earlier, ShadowArchive
 from rollrep.destination.shadows import attach_change, detach_change, put_change
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 
 FULL_TEXT = ("fts3", "fts4", "fts5")
 TREES = ("rtree", "rtree_i32")

@@ -23,7 +23,7 @@ from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.mirror_db import State, read_state
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
 
 KIND = "snapshot"
@@ -43,7 +43,7 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
 
 def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
     """A snapshot of the mirror as it is, in the catalog.  Returns the one that exists already, if so."""
-    raw = store.snapshots / f"snapshot.db{container.TEMPORARY}"
+    raw = store.snapshots / f"snapshot.db{TEMPORARY}"
     try:
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
             state = copy_database(mirror, raw)

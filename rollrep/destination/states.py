@@ -9,7 +9,6 @@ Knows: the cache, restore.  Does not know: what is done with a state.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +17,6 @@ import apsw
 from rollrep.core.errors import Temporary, UsageError
 from rollrep.destination.cache import Cache
 from rollrep.destination.catalog import Catalog, CatalogPoint
-from rollrep.destination.container import disk_room
-from rollrep.destination.restore import plan_newest, restore
-from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.store import Store
 
 
@@ -29,6 +25,8 @@ def point_file(store: Store, catalog: Catalog, point: CatalogPoint, progress: Ca
     """The restored file of a point; it stays while inside."""
 
     def build(path: Path) -> None:
+        from rollrep.destination.restore import plan_newest, restore  # a point that lies here needs neither
+
         restore(store, catalog, plan_newest(store, catalog, point), path, force=True, progress=progress)
 
     with Cache(store).file(point, build) as path:
@@ -38,6 +36,8 @@ def point_file(store: Store, catalog: Catalog, point: CatalogPoint, progress: Ca
 @contextlib.contextmanager
 def copied_file(path: Path) -> Iterator[Path]:
     """A copy of the database at `path` as it is now.  Raises UsageError where there is none."""
+    import tempfile
+
     if not path.is_file():
         raise UsageError(f"there is no file {path}", remedy="write file:PATH of an SQLite database, or a moment")
     with tempfile.TemporaryDirectory(prefix="rollrep-") as folder:
@@ -56,6 +56,9 @@ def copied_file(path: Path) -> Iterator[Path]:
 
 
 def _copy(path: Path, copy: Path) -> None:
+    from rollrep.destination.container import disk_room
+    from rollrep.destination.snapshots import full_disk_as_oserror
+
     # Read-write, because a WAL can't be read without its shared memory; nothing is written and no checkpoint done.
     with (
         disk_room(copy),

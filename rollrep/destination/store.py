@@ -14,7 +14,7 @@
 
 Folders are 0700 and files 0600: a backup is as secret as what it is a backup of.
 
-Knows: core, container's temporary names.  Does not know: SQL.
+Knows: core.  Does not know: SQL, what is in the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from pathlib import Path
 
 from rollrep.core.clock import iso, now
 from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
-from rollrep.destination.container import TEMPORARY
+
+TEMPORARY = ".part"
+"""the ending of a file that is being written; found at start, it is a leftover"""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

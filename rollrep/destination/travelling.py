@@ -32,7 +32,7 @@ from rollrep.destination.keeping import state_at
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.restore import check_output
 from rollrep.destination.snapshots import full_disk_as_oserror, write_snapshot
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 
 KIND = "point"
 IMPORTED = "import"
@@ -71,7 +71,7 @@ def export_point(
     Raises UsageError where `output` exists and `force` is not set, VerifyFailed where what leads there is damaged.
     """
     check_output(output, force=force)
-    raw = output.with_name(f".{output.name}.raw{container.TEMPORARY}")
+    raw = output.with_name(f".{output.name}.raw{TEMPORARY}")
     try:
         remove_database(raw)
         with container.disk_room(output), full_disk_as_oserror():
@@ -116,7 +116,7 @@ def import_point(store: Store, catalog: Catalog, path: Path, *, accept_source: b
                 catalog, line
             ) == holds.position.epoch:
                 return Imported(holds, snapshot, _points_of(catalog, line), made=False)
-    raw = store.snapshots / f"import.db{container.TEMPORARY}"
+    raw = store.snapshots / f"import.db{TEMPORARY}"
     line = min([0, *lines]) - 1
     try:
         remove_database(raw)

@@ -25,7 +25,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -33,8 +32,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
-
-import platformdirs
 
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.units import parse_duration_s, parse_rate
@@ -97,6 +94,8 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """One file."""
+
     path: Path
     store: Path
     jobs: dict[str, Job]
@@ -115,6 +114,8 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
             where = "" if explicit else " (from $ROLLREP_CONFIG)"
             raise UsageError(f"{named}{where} {says}", remedy="give the path of your rollrep.toml")
         return named
+    import platformdirs  # a named file needs none
+
     places = [Path(FILE_NAME), platformdirs.user_config_path("rollrep") / FILE_NAME, SYSTEM_CONFIG]
     for place in places:
         if _readable(place):
@@ -357,5 +358,7 @@ def quoted(text: str) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{near[0]}"?' if near else ""

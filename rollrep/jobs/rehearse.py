@@ -29,8 +29,9 @@ from rollrep.core import clock
 from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.errors import DiskFull, Locked, NotRestorable, RollrepError
 from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.choosing import restorable
 from rollrep.destination.reading import ask, reader
-from rollrep.destination.restore import plan, restorable, restore
+from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.jobs.config import Config, Job, RehearsalQuery
 from rollrep.jobs.run import store_of, translated
@@ -132,7 +133,9 @@ def _rehearse(
     output = folder / f"{job.name}.db"
     began = monotonic_s()
     try:
-        restored = restore(store, catalog, plan(catalog, point), output, force=False, progress=progress)
+        restored = restore(
+            store, catalog, plan(catalog, point), output, force=False, progress=progress, every_index=True
+        )
     except (DiskFull, apsw.FullError):
         raise
     except (RollrepError, apsw.Error) as error:

@@ -21,13 +21,13 @@ import tenacity
 
 from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.errors import DiskFull, RollrepError, Temporary
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.remembered import FAILURE, PULL, remember
-from rollrep.destination.restore import Restored
 from rollrep.destination.store import NO_ROOM, Store
 from rollrep.hooks import call_safely
 from rollrep.jobs.config import Config, Job
+from rollrep.jobs.telling import point_json
 from rollrep.strangers import unknown_here
 from rollrep.transport import Address, Options, open_stream
 from rollrep.transport.address import parse_address
@@ -248,19 +248,3 @@ def _tell(hooks: pluggy.PluginManager, store: Store, result: Result) -> None:
         )
     told: Mapping[str, object] = {**result.as_json(), "error": str(result.error) if result.error else None}
     call_safely(hooks.hook.rollrep_pulled, job=job, result=told)
-
-
-def point_json(point: CatalogPoint) -> dict[str, object]:
-    """A catalog point as `points --json` gives it."""
-    return {
-        "point": point.point,
-        "id": point.id,
-        "epoch": point.epoch,
-        "kind": point.kind,
-        "label": point.label,
-        "time": iso(point.time),
-    }
-
-
-def tell_restored(hooks: pluggy.PluginManager, job: str, restored: Restored) -> None:
-    call_safely(hooks.hook.rollrep_restored, job=job, output=restored.output, point=point_json(restored.point))
