@@ -217,8 +217,8 @@ MUTANTS = (
     Mutant(
         "a batch is archived with nothing in the catalog",
         "destination/archive.py",
-        "        self._catalog.add_segment(Segment(line.line,",
-        "        Segment(*(line.line,",
+        "        self._catalog.add_segment(self._found(path,",
+        "        (self._found(path,",
         STEPS + "batch_is_archived_when_the_process_dies_in_its_replay",
         "AssertionError|assert ",
     ),

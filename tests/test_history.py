@@ -23,7 +23,7 @@ from test_diff import oracle_row
 
 from rollrep.core.errors import MirrorNeeded
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog import Catalog, CatalogPoint
 from rollrep.destination.history import RowHistory, Version
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.stretches import Window
@@ -86,15 +86,19 @@ class Model:
                     self.pair.pull()
         self.pair.pull()
 
+    def points(self) -> list[tuple[CatalogPoint, Path]]:
+        """The points that can be restored, each with the copy of the source as it was there."""
+        return [(point, kept) for log_id, kept in self.kept.items() for point in self.pair.points_at(log_id)]
+
     def compare(self, most_rows: int) -> int:
-        states = {log_id: oracle.dump(path)["tables"] for log_id, path in self.kept.items()}
+        states = [(point, oracle.dump(path)["tables"]) for point, path in self.points()]
         with contextlib.closing(apsw.Connection(str(self.pair.store.mirror))) as db:
             state = read_state(db)
         assert state is not None
         rows = {
             (shape.table, shape.key, key)
             for shape in state.layout.shapes
-            for tables in states.values()
+            for _, tables in states
             if shape.table in tables and same_key(shape.key, tables[shape.table].key)
             for key in tables[shape.table].rows
         }
@@ -103,23 +107,22 @@ class Model:
         for table, columns, key in chosen:
             versions = versions_of(self.pair, table, columns, tuple(map(token, key)))
             assert not [each for each in versions if each.what == "differs"], versions
-            for log_id, tables in states.items():
+            for point, tables in states:
                 if table in tables and not same_key(columns, tables[table].key):
                     continue
-                for point in self.pair.points_at(log_id):
-                    found = version_at(versions, point.line, log_id)
-                    if found.detail.startswith("the key of"):
-                        continue
-                    # Of a table WITHOUT ROWID, keys that SQLite finds equal are one row: 0 and 0.0, 'a' and 'A'.
-                    there = tables.get(table)
-                    own = oracle_row({name: found.row[name] for name in columns}) if there and found.row else key
-                    expected = there.rows.get(own) if there else None
-                    assert (found.row is None) == (expected is None), (table, key, log_id, versions)
-                    if expected is not None and found.row is not None:
-                        right = dict(zip(tables[table].columns, expected, strict=True))
-                        mine = {name: value for name, value in found.row.items() if name in right}
-                        assert oracle_row(mine) == tuple(right[name] for name in mine), (table, key, log_id)
-                    compared += 1
+                found = version_at(versions, point.line, point.id)
+                if found.detail.startswith("the key of"):
+                    continue
+                # Of a table WITHOUT ROWID, keys that SQLite finds equal are one row: 0 and 0.0, 'a' and 'A'.
+                there = tables.get(table)
+                own = oracle_row({name: found.row[name] for name in columns}) if there and found.row else key
+                expected = there.rows.get(own) if there else None
+                assert (found.row is None) == (expected is None), (table, key, point, versions)
+                if expected is not None and found.row is not None:
+                    right = dict(zip(tables[table].columns, expected, strict=True))
+                    mine = {name: value for name, value in found.row.items() if name in right}
+                    assert oracle_row(mine) == tuple(right[name] for name in mine), (table, key, point)
+                compared += 1
         return compared
 
 

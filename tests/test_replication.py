@@ -23,7 +23,7 @@ import pytest
 from sources import Application, copy_source, pull_once, recompute
 
 from rollrep.core.errors import MirrorNeeded, Temporary
-from rollrep.destination import changes, indexes
+from rollrep.destination import changes, compaction, indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import restorable
@@ -53,6 +53,7 @@ class Life:
         # A whole snapshot of so small a database is hardly larger than a change.
         monkeypatch.setattr(changes, "LARGEST_SHARE", self.rng.choice([0.5, 1000.0, 1000.0]))
         monkeypatch.setattr(changes, "MOST_CHANGES", self.rng.choice([2, 100]))
+        monkeypatch.setattr(compaction, "TOGETHER", random.Random(f"together {seed}").choice([2, 3, 32]))
         self.folder = folder
         self.keep = folder / "keep"
         self.keep.mkdir()

@@ -1,4 +1,4 @@
-"""The archive: every batch that was pulled, verbatim, one immutable file each.
+"""The archive: every batch that was pulled, its rows verbatim, in files that are never changed.
 
     archive/<line>/<first>-<last>.segment
 
@@ -10,7 +10,7 @@ Knows: containers, the catalog, images.  Does not know: replay, the wire's order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -20,9 +20,12 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position, Shape
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Line, Segment
+from rollrep.destination.change_rows import CHANGED, LOG, attach_changed
 from rollrep.destination.images import attach_log, encoding_of, points_in, scratch
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
+from rollrep.query import one_value
+from rollrep.wire.images import log_width
 from rollrep.wire.messages import Batch
 
 KIND = "segment"
@@ -40,6 +43,13 @@ class SegmentHolds(msgspec.Struct, frozen=True):
     points: tuple[Point, ...]
     facts: Facts | None
     """at `last`, where that is a commit of the source and was seen as one"""
+    ends: tuple[Facts, ...] = ()
+    """the same of the segments that this one was joined of, but for the last, oldest first"""
+
+    @property
+    def all_facts(self) -> tuple[Facts, ...]:
+        """At each end of a pull in here, oldest first."""
+        return (*self.ends, self.facts) if self.facts else self.ends
 
 
 class Archive:
@@ -59,13 +69,58 @@ class Archive:
         holds = SegmentHolds(
             line.line, batch.epoch, batch.first, batch.last, batch.proof, batch.shapes, points_in(db), facts
         )
-        folder = self._store.archive / str(line.line)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{holds.first:012d}-{holds.last:012d}.segment"
-        size = container.write_packed(path, KIND, packed, len(raw), holds)
-        relative = str(path.relative_to(self._store.folder))
-        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))
+        path = self._path_of(holds)
+        self._catalog.add_segment(self._found(path, holds, container.write_packed(path, KIND, packed, len(raw), holds)))
         return holds
+
+    def join(self, segments: Sequence[Segment]) -> Segment | None:
+        """One segment with the rows of several that follow one another; not in the catalog yet.
+
+        None where they can't be one: a shape has other columns since.  Raises VerifyFailed where one is damaged.
+        """
+        held = [self.holds(each) for each in segments]
+        shapes = {shape.id: shape for holds in held for shape in holds.shapes}
+        if any(shapes[shape.id] != shape for holds in held for shape in holds.shapes):
+            return None
+        if len({holds.epoch for holds in held}) > 1:
+            return None
+        last = held[-1]
+        joined = SegmentHolds(
+            last.line, last.epoch, held[0].first, last.last, last.proof, tuple(shapes.values()),
+            tuple(point for holds in held for point in holds.points), last.facts,
+            (*(facts for holds in held[:-1] for facts in holds.all_facts), *last.ends),
+        )  # fmt: skip
+        path = self._path_of(joined)
+        image = path.with_name(f"joined.db{TEMPORARY}")
+        try:
+            with container.disk_room(image):
+                self._join_images(segments, image, joined.shapes)
+            return self._found(path, joined, container.write_file(path, KIND, image, joined))
+        finally:
+            image.unlink(missing_ok=True)
+
+    def _join_images(self, segments: Sequence[Segment], image: Path, shapes: Sequence[Shape]) -> None:
+        raw = container.read_raw(self.path(segments[0]), KIND)
+        with scratch(encoding_of(raw)) as db:
+            attach_changed(db, image, shapes)
+            reached_ms = 0
+            for each in segments:
+                holds = self.attach(db, each)
+                columns = ", ".join(["id", "at", "shape", "op", *(f"v{n}" for n in range(log_width(holds.shapes)))])
+                db.execute(f"INSERT INTO {LOG}({columns}) SELECT {columns} FROM batch.log")
+                # An image's first row has its whole time, each other what has passed since the row before.
+                db.execute(f"UPDATE {LOG} SET at = at - ? WHERE id = ?", (reached_ms, holds.first))
+                reached_ms = int(one_value(db, "SELECT sum(at) FROM batch.log"))
+            db.execute(f"DETACH {CHANGED}")
+
+    def _path_of(self, holds: SegmentHolds) -> Path:
+        folder = self._store.archive / str(holds.line)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / f"{holds.first:012d}-{holds.last:012d}.segment"
+
+    def _found(self, path: Path, holds: SegmentHolds, size: int) -> Segment:
+        relative = str(path.relative_to(self._store.folder))
+        return Segment(holds.line, holds.first, holds.last, holds.proof, relative, size)
 
     def end(self, position: Position, line: int) -> Position:
         """How far the archive reaches from `position` without a hole."""

@@ -179,11 +179,12 @@ class _AtRest:
                 sound.append("it says nothing of its position")
                 return
             line, at = state.line, state.position.id
-            archived = {each.last: each.proof for each in self._catalog.segments() if each.line == line}
+            mine = [each for each in self._catalog.segments() if each.line == line]
+            archived = {each.last: each.proof for each in mine}
             known = {each.id for each in self._catalog.snapshots() if each.line == line}
             if archived.get(at, state.position.proof) != state.position.proof:
                 sound.append(f"it stands at log row {at}, and the archive has another row {at}")
-            elif at not in archived and at not in known:
+            elif at not in known and not any(each.first <= at <= each.last for each in mine):
                 self._out.notes.append(
                     f"{path} stands at log row {at}, to which nothing leads yet: the next pull takes a snapshot"
                 )

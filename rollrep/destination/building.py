@@ -27,7 +27,7 @@ from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.inert import integrity_problems, structure_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state, remove_database, transaction
 from rollrep.destination.partial import wanted_shapes
-from rollrep.destination.replay import Replay, apply_facts, point_sequence, set_sequence
+from rollrep.destination.replay import Replay, apply_facts, apply_header, point_sequence, set_sequence
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import ShadowRestore, scratch_beside
 from rollrep.destination.snapshots import copy_database
@@ -160,8 +160,12 @@ def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progr
 
 def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
     """What a segment says of the moment `last`, beside its rows."""
-    if holds.facts and holds.facts.head.id == last:
-        apply_facts(db, holds.facts, layout.shapes)
+    known = [facts for facts in holds.all_facts if facts.head.id <= last]
+    if known and known[-1].head.id == last:
+        apply_facts(db, known[-1], layout.shapes)
+    elif known:
+        # What AUTOINCREMENT remembers has moved on since; the rows, and the point, say how far.
+        apply_header(db, known[-1])
     for point in holds.points:
         if point.id == last:
             # None is of no row as well as of no table.

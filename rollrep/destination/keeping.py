@@ -99,8 +99,8 @@ def _at(state: State, point: CatalogPoint, proof: str) -> State:
 
 def _proof(store: Store, catalog: Catalog, chosen: Plan) -> str:
     """The proof of the point's log row, where a pull ended there; else the row may be inside a transaction."""
-    facts = Archive(store, catalog).holds(chosen.segments[-1]).facts
-    return facts.head.proof if facts is not None and facts.head.id == chosen.point.id else ""
+    ends = Archive(store, catalog).holds(chosen.segments[-1]).all_facts
+    return next((facts.head.proof for facts in ends if facts.head.id == chosen.point.id), "")
 
 
 def annotate(store: Store, catalog: Catalog, point: CatalogPoint, snapshot: Snapshot, label: str | None,

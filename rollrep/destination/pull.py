@@ -26,6 +26,7 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
 from rollrep.destination.changes import take_next
+from rollrep.destination.compaction import compact
 from rollrep.destination.container import disk_room
 from rollrep.destination.expire import expire
 from rollrep.destination.gathered import Gathered
@@ -322,6 +323,7 @@ class _Pull:
         if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
             self._out.snapshot = take_next(self._store, self._catalog)
         expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
+        compact(self._store, self._catalog)
         if self._out.answer == "mirror":
             self._catalog.note(
                 "mirror",

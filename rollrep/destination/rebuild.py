@@ -10,8 +10,8 @@ What only the old one knew is gone: numbers of points, reasons of lines and hole
 What can be restored, and what it is, comes back.  A damaged file is named and left out; no hole is recorded in its
 place, so `verify` goes on to say that something is missing.
 
-Where two segments overlap, a pull died between writing the older one and noting it, and asked again: the younger
-is used.  Rows that differ in the two are named.
+Where two segments overlap, one was joined of others, and is used because it has all of theirs; or a pull died between
+writing the older one and noting it, and asked again: the younger is used.  Rows that differ in the two are named.
 
 Knows: containers, the catalog's tables by its doors, the mirror's state.  Does not know: the wire.
 """
@@ -190,9 +190,9 @@ def points_of(line: int, found: Found) -> list[Point]:
             continue
         declared = [point for point in each.holds.points if not point.schema_changed]
         points += declared
-        facts = each.holds.facts
-        if facts is not None and all(point.id != facts.head.id for point in declared):
-            points.append(Point(facts.head.id, facts.time, "pull", None))
+        have = {point.id for point in declared}
+        ends = [facts for facts in each.holds.all_facts if facts.head.id not in have]
+        points += [Point(facts.head.id, facts.time, "pull", None) for facts in ends]
     have = {point.id for point in points}
     for snap in found.snapshots:
         if snap.snapshot.line == line:
@@ -286,9 +286,10 @@ def _named(path: Path) -> list[tuple[int, int, int]]:
 
 
 def _without_overlaps(store: Store, found: Found) -> list[FoundSegment]:
-    """Line by line, oldest first; of two that overlap the younger."""
+    """Line by line, oldest first; of two that overlap the one that has all of the other, else the younger."""
     kept: list[FoundSegment] = []
-    for each in sorted(found.segments, key=lambda each: (each.written_ns, each.segment.last), reverse=True):
+    alone = list(_without_contained(store, found))
+    for each in sorted(alone, key=lambda each: (each.written_ns, each.segment.last), reverse=True):
         other = next((one for one in kept if _overlap(one.segment, each.segment)), None)
         if other is None:
             kept.append(each)
@@ -299,6 +300,19 @@ def _without_overlaps(store: Store, found: Found) -> list[FoundSegment]:
         else:
             found.damaged.append(f"{said} and has other rows; it is not used")
     return sorted(kept, key=lambda each: (each.segment.line, each.segment.first))
+
+
+def _without_contained(store: Store, found: Found) -> Iterator[FoundSegment]:
+    """All but those whose rows another has too, as the segments have that one was joined of."""
+    widest: FoundSegment | None = None
+    for each in sorted(found.segments, key=lambda each: (each.segment.line, each.segment.first, -each.segment.last)):
+        if widest and _overlap(widest.segment, each.segment) and each.segment.last <= widest.segment.last:
+            if _same_rows(store, each, widest):
+                found.not_used.append(f"{store.folder / each.segment.path} has rows that {widest.segment.path} has too")
+                continue
+        elif widest is None or each.segment.line != widest.segment.line or each.segment.last > widest.segment.last:
+            widest = each
+        yield each
 
 
 def _overlap(one: Segment, other: Segment) -> bool:

@@ -168,9 +168,14 @@ def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) ->
 
 def apply_facts(db: apsw.Connection, facts: Facts, shapes: Sequence[Shape]) -> None:
     """What no trigger sees, as it was at `facts.head`."""
+    apply_header(db, facts)
+    set_sequence(db, dict(facts.sequence), shapes)
+
+
+def apply_header(db: apsw.Connection, facts: Facts) -> None:
+    """The two numbers of the file's header, as they were at `facts.head`."""
     db.execute(f"PRAGMA main.user_version = {facts.user_version:d}")
     db.execute(f"PRAGMA main.application_id = {facts.application_id:d}")
-    set_sequence(db, dict(facts.sequence), shapes)
 
 
 def set_sequence(db: apsw.Connection, sequence: Mapping[str, int], shapes: Sequence[Shape]) -> None:
