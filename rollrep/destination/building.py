@@ -175,8 +175,8 @@ def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layo
 def finish(path: Path, layout: Layout, *, every_index: bool) -> int:
     """Takes out what is ours, checks the whole file, and counts its rows.  Raises VerifyFailed.
 
-    Every page is read; with `every_index` every row is also looked up in every index, which takes several times as
-    long as all the rest.
+    Every page is read; with `every_index` every row is also looked up in every index, which takes longer than
+    all the rest.
     """
     with contextlib.closing(open_mirror(path, scratch=True)) as db:
         # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
