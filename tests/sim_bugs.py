@@ -76,9 +76,9 @@ BUGS = (
     Bug(
         "a segment is in the catalog before it is on the disk",
         "destination/archive.py",
-        "        size = container.write_packed(path, KIND, packed, len(raw), holds)\n        relative = str(path.relative_to(self._store.folder))\n",
-        "        relative = str(path.relative_to(self._store.folder))\n        size = 1\n        self._catalog.add_segment(Segment(line.line, holds.first, holds.last, holds.proof, relative, size))\n"
-        "        size = container.write_packed(path, KIND, packed, len(raw), holds)\n",
+        "        self._catalog.add_segment(self._found(path, holds, container.write_packed(path, KIND, packed, len(raw), holds)))\n",
+        "        self._catalog.add_segment(self._found(path, holds, 1))\n"
+        "        container.write_packed(path, KIND, packed, len(raw), holds)\n",
         "puller_killed work",
         34,
     ),
@@ -117,9 +117,9 @@ BUGS = (
     Bug(
         "serve sends a batch inside its read transaction",
         "source/serve.py",
-        "                self.say(batch, packed)\n                after = batch.last",
+        "                self.say(batch, packed)\n                del packed",
         "                self._db.execute('BEGIN; SELECT count(*) FROM sqlite_schema').fetchall()\n"
-        "                self.say(batch, packed)\n                self._db.execute('COMMIT')\n                after = batch.last",
+        "                self.say(batch, packed)\n                self._db.execute('COMMIT')\n                del packed",
         "slow_destination",
         1,
     ),

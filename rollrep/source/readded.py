@@ -85,7 +85,7 @@ def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
     column, table = shape.columns[-1], sql.name(shape.table)
     if shape.width == shape.key_width:
         return False
-    if not set(shape.columns[shape.hidden_key :]) <= set(_columns(db, shape.table)) or not _has_key(db, shape):
+    if column not in _columns(db, shape.table) or not _has_key(db, shape):
         return True
     if not can_be_dropped(db, shape.table, column) or not _may_be_added_again(db, shape.table, column):
         return False
