@@ -318,6 +318,10 @@ class Life(RuleBasedStateMachine):
                 # so it may be refused before its row was given a rowid, or after, and that stays to be seen.
                 self.rowid_is_told = self.rowid_is_told and seen[2] == expected[2]
                 expected = (*seen[:2], *expected[2:])
+            is_dml = sql.startswith(("INSERT", "UPDATE", "DELETE", "REPLACE"))
+            if not is_dml and any("VIRTUAL TABLE" in each for each in self.said):
+                # What FTS holds back is written, and counted, at a savepoint, a COMMIT, or a statement with triggers.
+                expected = (expected[0], seen[1], *expected[2:])
             if not self.rowid_is_told:
                 expected = (*expected[:2], seen[2], *expected[3:])
             if '"v old"' in sql:
