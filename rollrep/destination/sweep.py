@@ -104,11 +104,11 @@ class Sweep:
     def run(self, spans: Sequence[KeyRange]) -> None:
         """Sweeps the rows within `spans`, in this order.  Raises SchemaChanged and LogOverrun as the session does."""
         self._spans.extend(spans)
-        if not self._spans:
-            self._taker.settled(None, 0)
         try:
             if self._spans:
                 self._next(self._spans.popleft())
+            else:
+                self._taker.settled(None, 0)
             while self._asked:
                 self._hear()
                 self._say()

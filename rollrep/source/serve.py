@@ -317,11 +317,10 @@ class _Server:
         assert self._reader is not None and self._digests is not None, "hello was said"
         if isinstance(wanted, messages.SendChunk):
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
-        if isinstance(wanted, messages.SendStretch) and wanted.group_rows:
-            span = KeyRange(wanted.after_key, wanted.through_key)
-            return self._digests.stretch_in_groups(meta, shape, span, wanted.group_rows, wanted.position)
         if isinstance(wanted, messages.SendStretch):
             span = KeyRange(wanted.after_key, wanted.through_key)
+            if wanted.group_rows:
+                return self._digests.stretch_in_groups(meta, shape, span, wanted.group_rows, wanted.position)
             tail, stretch = self._digests.stretch(meta, shape, span, wanted.position)
             return tail, (stretch, None) if stretch else None
         if isinstance(wanted, messages.SendGroups):
