@@ -21,10 +21,9 @@ from rollrep.core.nouns import Facts, Point, Position, Shape
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Line, Segment
 from rollrep.destination.change_rows import CHANGED, LOG, attach_changed
-from rollrep.destination.images import attach_log, encoding_of, points_in, scratch
+from rollrep.destination.images import at_ms_of, attach_log, encoding_of, points_in, scratch
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
-from rollrep.query import one_value
 from rollrep.wire.images import log_width
 from rollrep.wire.messages import Batch
 
@@ -110,7 +109,7 @@ class Archive:
                 db.execute(f"INSERT INTO {LOG}({columns}) SELECT {columns} FROM batch.log")
                 # An image's first row has its whole time, each other what has passed since the row before.
                 db.execute(f"UPDATE {LOG} SET at = at - ? WHERE id = ?", (reached_ms, holds.first))
-                reached_ms = int(one_value(db, "SELECT sum(at) FROM batch.log"))
+                reached_ms = at_ms_of(db, holds.last)
             db.execute(f"DETACH {CHANGED}")
 
     def _path_of(self, holds: SegmentHolds) -> Path:

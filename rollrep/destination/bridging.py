@@ -28,7 +28,7 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Hole, Line
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.gathered import Gathered
-from rollrep.destination.images import attach_log
+from rollrep.destination.images import at_ms_of, attach_log
 from rollrep.destination.mirror_db import (
     State,
     moved_to,
@@ -42,7 +42,7 @@ from rollrep.destination.moved import Moved
 from rollrep.destination.replay import OrderNeeded, Replay, apply_facts
 from rollrep.destination.shadow_step import ShadowStep
 from rollrep.destination.store import Store
-from rollrep.query import all_rows, one_value
+from rollrep.query import all_rows
 from rollrep.wire.messages import Answer, Batch, SendForgotten
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
@@ -115,7 +115,7 @@ class Bridging:
         position = state.position
         for segment in self._catalog.segments_after(line.line, position.id):
             holds = self._archive.attach(mirror, segment)
-            position = Position(holds.epoch, holds.last, holds.proof, _at_ms(mirror, holds.last))
+            position = Position(holds.epoch, holds.last, holds.proof, at_ms_of(mirror, holds.last))
             gathered.add(mirror, holds.shapes, last=False)
         for _ in range(MOST_ROUNDS):
             answer = self._hello(position)
@@ -130,7 +130,7 @@ class Bridging:
                 for batch, packed in self._session.batches(position.id, answer.facts.head.id):
                     is_last = batch.last == answer.facts.head.id
                     holds = self._archive.add(mirror, line, batch, packed, answer.facts if is_last else None)
-                    position = Position(batch.epoch, batch.last, batch.proof, _at_ms(mirror, batch.last))
+                    position = Position(batch.epoch, batch.last, batch.proof, at_ms_of(mirror, batch.last))
                     gathered.add(mirror, holds.shapes, last=False)
             except LogOverrun:
                 continue
@@ -173,8 +173,3 @@ class Bridging:
                 # Before the commit: the mirror never stands behind a hole that the catalog does not know.
                 self._catalog.add_hole(Hole(state.line, state.position.id, head.id, "pruned"))
         return new, operations
-
-
-def _at_ms(mirror: apsw.Connection, log_id: int) -> int:
-    """The time of a log row of the image that is attached."""
-    return int(one_value(mirror, "SELECT ifnull(sum(at), 0) FROM batch.log WHERE id <= ?", (log_id,)))

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rollrep.destination.archive import Archive
-from rollrep.destination.images import scratch
+from rollrep.destination.images import at_ms_of, scratch
 from rollrep.destination.mirror_db import State
-from rollrep.query import all_rows, one_value
+from rollrep.query import all_rows
 from rollrep.wire.forgotten_ranges import key_ranges, number_sql
 from rollrep.wire.messages import KeyRange, Ranges, SendRanges
 from rollrep.wire.session import Session
@@ -52,10 +52,8 @@ def _archived_behind(archive: Archive, state: State, told: Ranges) -> dict[int, 
     reached = 0
     with scratch(state.layout.encoding) as db:
         for holds in archive.attached(db, state.line, told.anchor - 1, position.id):
-            if not reached:
-                at_ms = one_value(db, "SELECT sum(at) FROM batch.log WHERE id <= ?", (told.anchor,))
-                if at_ms != told.at_ms:
-                    return None
+            if not reached and at_ms_of(db, told.anchor) != told.at_ms:
+                return None
             reached = holds.last
             for shape in holds.shapes:
                 width = told.widths.get(shape.id)

@@ -18,7 +18,7 @@ import apsw
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Point, Shape
-from rollrep.query import all_rows, as_text, find_row, one_row, text_bytes
+from rollrep.query import all_rows, as_text, find_row, one_row, one_value, text_bytes
 from rollrep.wire.digests import groups_table
 from rollrep.wire.images import log_table, log_width, rows_table
 
@@ -36,6 +36,12 @@ def scratch(encoding: str) -> Iterator[apsw.Connection]:
         db.execute(f"PRAGMA encoding = '{encoding}'").fetchall()
         db.execute("ATTACH ':memory:' AS batch")
         yield db
+
+
+def at_ms_of(db: apsw.Connection, log_id: int) -> int:
+    """The time of a log row of `batch`, in milliseconds since 1970; 0 where it begins later."""
+    # An image's first row has its whole time, each other what has passed since the row before.
+    return int(one_value(db, "SELECT ifnull(sum(at), 0) FROM batch.log WHERE id <= ?", (log_id,)))
 
 
 def encoding_of(image: bytes) -> str:
