@@ -8,7 +8,8 @@ A process that dies is not unwound: its folder is copied at that very step, and 
 when it had run to its end.  That is what kill -9 leaves: no handler, no ROLLBACK, no `finally`.  A loss of power
 leaves less: of what was not synced, any part.
 
-Knows: apsw, files.  Does not know: rollrep, but for the names of its functions, which name the steps.
+Knows: apsw, files.  Does not know: rollrep, but for the names of its functions, which name the steps, and that the
+catalog's pages have checksums.
 """
 
 # Strings and os.path, because what Path does is what is watched here.
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+
+from rollrep.destination import checksums
 
 VFS = "rollrep-sim"
 REAL = apsw.Connection
@@ -324,6 +327,7 @@ class _Raw(io.FileIO):
 def installed(disk: Disk) -> Iterator[None]:
     """Everything that this process writes goes through `disk`, until the end of it."""
     vfs = _Vfs(disk)
+    _without_checksums()
     apsw.set_default_vfs(VFS)
     made = type("Connection", (Connection,), {"disk": disk})
     apsw.Connection = made  # type: ignore[misc,assignment]
@@ -338,9 +342,16 @@ def installed(disk: Disk) -> Iterator[None]:
         for module, name, was in undo:
             setattr(module, name, was)
         apsw.Connection = REAL  # type: ignore[misc]
+        _without_checksums()
         apsw.set_default_vfs("unix")
         apsw.unregister_vfs(VFS)
         del vfs
+
+
+def _without_checksums() -> None:
+    """What looks at the catalog's pages goes through to the disk that was there first, until it is made known again."""
+    if checksums.VFS in apsw.vfs_names():
+        apsw.unregister_vfs(checksums.VFS)
 
 
 def _opening(disk: Disk) -> Any:

@@ -25,13 +25,17 @@ import apsw
 
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, open_checked
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.query import all_rows, find_row, one_row, one_value
 
 if TYPE_CHECKING:
     from rollrep.core.nouns import Point
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_CHECKSUMS = 1
+"""the format before; the next pull writes it anew"""
+CHANGED = "a page is not what was written"
 SCHEMA = f"""
 CREATE TABLE line(line INTEGER PRIMARY KEY, epoch TEXT NOT NULL, reason TEXT NOT NULL, began TEXT NOT NULL);
 CREATE TABLE segment(line, first, last, proof, path TEXT NOT NULL, bytes, PRIMARY KEY(line, first)) WITHOUT ROWID;
@@ -136,34 +140,52 @@ class Catalog:
     """Open it under the job's lock to write; readers need none."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+        self._path = path
         try:
-            self._db = apsw.Connection(str(path), flags=flags)
+            self._db = open_checked(path, create=create)
             self._db.set_busy_timeout(10_000)
-            found = int(self._db.pragma("user_version"))
-            if found == 0 and create:
-                self._db.execute("PRAGMA journal_mode = WAL").fetchall()
-                with self._db:
-                    all_rows(self._db, SCHEMA)
-            elif found != FORMAT:
-                raise RollrepError(
-                    f"{path} has format {found}, this rollrep reads {FORMAT}",
-                    remedy="use the rollrep that wrote it",
-                )
-            self._db.execute("PRAGMA synchronous = FULL")
-            if create:
-                self._db.execute(FRESHNESS)
+            self._open(create)
         except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise VerifyFailed(
-                f"{path} is damaged: {error}",
-                remedy=f"make it again from the files: rollrep catalog {path.parent.name} --rebuild",
-            ) from error
+            raise self._damaged(str(error)) from error
+        except apsw.IOError as error:
+            raise (self._damaged(CHANGED) if is_damage(error) else error) from error
+
+    def _open(self, create: bool) -> None:
+        found = int(self._db.pragma("user_version"))
+        if found == 0 and create:
+            self._db.execute("PRAGMA journal_mode = WAL").fetchall()
+            with self._db:
+                all_rows(self._db, SCHEMA)
+        elif found == WITHOUT_CHECKSUMS:
+            if create:
+                give_checksums(self._db)
+                self._db.pragma("user_version", FORMAT)
+        elif found != FORMAT:
+            raise RollrepError(
+                f"{self._path} has format {found}, this rollrep reads {FORMAT}", remedy="use the rollrep that wrote it"
+            )
+        elif not has_checksums(self._db):
+            raise self._damaged("its first page is not what was written")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if create:
+            self._db.execute(FRESHNESS)
 
     def __enter__(self) -> Catalog:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self._db.close()
+        except apsw.IOError as closing:
+            error = error or closing
+        if error and is_damage(error):
+            raise self._damaged(CHANGED) from error
+
+    def _damaged(self, how: str) -> VerifyFailed:
+        return VerifyFailed(
+            f"{self._path} is damaged: {how}",
+            remedy=f"make it again from the files: rollrep catalog {self._path.parent.name} --rebuild",
+        )
 
     @property
     def connection(self) -> apsw.Connection:
