@@ -191,11 +191,25 @@ def moved_bits(shape: Shape) -> int:
 
 
 def _same_key(shape: Shape, row: str, value: str) -> str:
-    return " AND ".join(f"{row}.{sql.name(column)} = {value}{n}" for n, column in enumerate(shape.key))
+    return " AND ".join(f"{row}.{term} = {value}{n}" for n, term in enumerate(key_terms(shape)))
+
+
+def key_terms(shape: Shape) -> list[str]:
+    """The columns of the key as the key compares them: its collations need not be those of its columns.
+
+    >>> key_terms(Shape(1, "t", ("k", "v"), 1, False, True, ("NOCASE",), (), False, True))
+    ['"k" COLLATE NOCASE']
+    """
+    if not shape.without_rowid:
+        return [sql.name(column) for column in shape.key]
+    return [
+        f"{sql.name(column)} COLLATE {collation}"
+        for column, collation in zip(shape.key, shape.key_collations, strict=True)
+    ]
 
 
 def _key_tuple(shape: Shape) -> str:
-    key = sql.names(shape.key)
+    key = ", ".join(key_terms(shape))
     return f"({key})" if shape.key_width > 1 else key
 
 

@@ -218,11 +218,17 @@ def _log_old_key(plan: TablePlan, shape_id: int) -> str:
 
 
 def _same_key(plan: TablePlan, side: str) -> str:
-    return " AND ".join(f"t.{sql.name(column)} = {side}.{sql.name(column)}" for column in plan.shape.key)
+    return " AND ".join(f"t.{term} = {side}.{sql.name(column)}" for term, column in _key_terms(plan))
+
+
+def _key_terms(plan: TablePlan) -> list[tuple[str, str]]:
+    """Each column of the key: as it is compared, and its name."""
+    terms = zip(plan.shape.key, plan.key_collates, strict=True)
+    return [(f"{sql.name(column)}{collate}", column) for column, collate in terms]
 
 
 def _moved(plan: TablePlan) -> str:
-    changed = [f"old.{sql.name(column)} IS NOT new.{sql.name(column)}" for column in plan.shape.key]
+    changed = [f"old.{term} IS NOT new.{sql.name(column)}" for term, column in _key_terms(plan)]
     return changed[0] if len(changed) == 1 else "(" + " OR ".join(changed) + ")"
 
 
@@ -291,7 +297,7 @@ def _of_old_row(plan: TablePlan, shape_id: int) -> str:
 def _settle_pending(plan: TablePlan, shape_id: int) -> str:
     shape = plan.shape
     keys = [f"k{n}" for n in range(shape.key_width)]
-    same = " AND ".join(f"t.{sql.name(column)} = p.{key}" for column, key in zip(shape.key, keys, strict=True))
+    same = " AND ".join(f"t.{term} = p.{key}" for (term, _), key in zip(_key_terms(plan), keys, strict=True))
     return (
         f"{_into(shape.key_width)} SELECT {_head(shape_id, Op.DELETE, str(KEY_SIZE))}, {', '.join(keys)}"
         f" FROM {PENDING} p WHERE {_of_old_row(plan, shape_id)}"
@@ -336,7 +342,7 @@ def _incoming(plan: TablePlan, column: str) -> str:
 
 
 def _same_key_bare(plan: TablePlan) -> str:
-    return " AND ".join(f"{_alias(plan)}.{sql.name(column)} IS old.{sql.name(column)}" for column in plan.shape.key)
+    return " AND ".join(f"{_alias(plan)}.{term} IS old.{sql.name(column)}" for term, column in _key_terms(plan))
 
 
 def _alias(plan: TablePlan) -> str:

@@ -14,6 +14,7 @@ import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row, one_value
+from rollrep.source.key_collations import key_collates
 from rollrep.source.makeable import what_is_missing
 from rollrep.source.virtual import owned_tables
 
@@ -35,11 +36,16 @@ class Unique:
     """a constraint of the table: SQLite drops none of its columns; what CREATE INDEX made can be dropped before them"""
 
 
+_DEFAULTS = 'SELECT name, dflt_value FROM pragma_table_xinfo(?) WHERE "notnull" AND dflt_value IS NOT NULL'
+
+
 @dataclasses.dataclass(frozen=True)
 class TablePlan:
     """What capture needs to know of one table; `shape.id` is 0 until one is given."""
 
     shape: Shape
+    key_collates: tuple[str, ...]
+    """SQL behind each column of the key that has another collation than its column; empty behind the others"""
     uniques: tuple[Unique, ...]
     sized_columns: tuple[str, ...]
     """columns whose values may be long, so that their bytes must be counted"""
@@ -165,6 +171,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool, le
     alias = set() if hidden_key or without_rowid else set(key)
     return TablePlan(
         shape=shape,
+        key_collates=key_collates(db, shape),
         uniques=tuple(uniques),
         sized_columns=tuple(name for name in sized if name not in alias),
         loose_columns=tuple(name for name, declared, _, hidden in info if hidden == 0 and _is_loose(declared)),
@@ -173,14 +180,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool, le
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
         droppable=frozenset(name for name, *_ in info) - set(primary) - _constrained(db, indexes),
-        defaults={
-            name: _default(text)
-            for name, text in all_rows(
-                db,
-                'SELECT name, dflt_value FROM pragma_table_xinfo(?) WHERE "notnull" AND dflt_value IS NOT NULL',
-                (table,),
-            )
-        },
+        defaults={name: _default(text) for name, text in all_rows(db, _DEFAULTS, (table,))},
     )
 
 
