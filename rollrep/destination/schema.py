@@ -64,8 +64,16 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout, *, keep: bool =
     for kind in _CREATE_ORDER:
         for item in wanted:
             if item.type == kind and (kind, item.name) not in existing:
-                create(db, item, allowed=_VIRTUAL if item.name in virtual else frozenset())
                 created.add(item.name)
+                try:
+                    create(db, item, allowed=_VIRTUAL if item.name in virtual else frozenset())
+                except SchemaProblem as error:
+                    if not isinstance(error.__cause__, apsw.ConstraintError):
+                        raise
+                    # Rows that are UNIQUE at the source are not what is here: it was set back, or has moved on.
+                    created.add(item.table)
+                    db.execute(f"DELETE FROM main.{sql.name(item.table)}")
+                    create(db, item)
     # A table's text may change while its capture goes on (a table that it refers to was renamed): it is
     # made anew here, and so it is empty.
     known = {shape.id for shape in old.shapes} if old else set()
