@@ -19,6 +19,7 @@ PATCHES = "tests/test_patches.py::test_"
 VERIFY = "tests/test_verify.py::test_"
 INSTALL = "tests/test_install.py::test_"
 DROP = "tests/test_drop_column.py::test_"
+PAST = "tests/test_past.py::test_"
 DIFFERS = r"mirror\.db:\n|restored\.db:\n"
 """what the oracle says when a mirror or a restore is not the source"""
 
@@ -280,8 +281,8 @@ MUTANTS = (
     Mutant(
         "collations of keys are ignored in net replay",
         "destination/replay.py",
-        "from rollrep.destination.net import key_values, replay_net",
-        "from rollrep.destination import net\nfrom rollrep.destination.net import replay_net\n"
+        "from rollrep.destination.net import key_terms, key_values, replay_net",
+        "from rollrep.destination import net\nfrom rollrep.destination.net import key_terms, replay_net\n"
         "key_values = net.key_values = lambda shape: ', '.join(f'v{n}' for n in range(shape.key_width))",
         STEPS + "key_is_one_when_its_collation_says_so",
         DIFFERS + "|UNIQUE constraint failed|can't be replayed",
@@ -434,5 +435,54 @@ MUTANTS = (
         "",
         TRAPS + "sequence_arrives_when_a_row_of_it_has_no_name",
         "understand",
+    ),
+    Mutant(
+        "segments are joined across a hole",
+        "destination/compaction.py",
+        "(each.line, each.first, _class(each)) != (run[-1].line, run[-1].last + 1, _class(run[-1]))",
+        "(each.line, _class(each)) != (run[-1].line, _class(run[-1]))",
+        PAST + "every_answer_about_the_past_agrees_when_anything_happens",
+        "a batch holds log rows",
+    ),
+    Mutant(
+        "a script does not take out the rows that moved",
+        "destination/script.py",
+        "rows_of(db, table, (REMOVED, MOVED))",
+        "rows_of(db, table, (REMOVED,))",
+        PAST + "every_answer_about_the_past_agrees_when_anything_happens",
+        "UNIQUE constraint failed",
+    ),
+    Mutant(
+        "history forgets what a PATCH left as it was",
+        "destination/history.py",
+        "self.row = {**self.row, **event.values}",
+        "self.row = event.values",
+        "tests/test_history.py::test_history_agrees_with_the_source_when_anything_happens",
+        "right.keys",
+    ),
+    Mutant(
+        "history does not see that a row was deleted",
+        "destination/history.py",
+        "            if event.op == Op.DELETE:\n                self.row = None\n",
+        "            if event.op == Op.DELETE:\n                pass\n",
+        PAST + "every_answer_about_the_past_agrees_when_anything_happens",
+        "found.row is None",
+    ),
+    Mutant(
+        "a key is compared as its columns are",
+        "destination/net.py",
+        "    if not shape.without_rowid:\n        return [sql.name(",
+        "    if True:\n        return [sql.name(",
+        "tests/test_key_collations.py::"
+        "test_mirror_and_restores_equal_source_when_a_key_has_another_collation_than_its_columns",
+        DIFFERS + "|UNIQUE constraint failed",
+    ),
+    Mutant(
+        "a key has moved when its columns say so",
+        "source/capture.py",
+        'f"old.{term} IS NOT new.{sql.name(column)}"',
+        'f"old.{sql.name(column)} IS NOT new.{sql.name(column)}"',
+        "tests/test_key_collations.py::"
+        "test_mirror_and_restores_equal_source_when_a_key_has_another_collation_than_its_columns",
     ),
 )
