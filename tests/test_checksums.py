@@ -98,6 +98,21 @@ def test_damage_is_named_and_never_believed_when_any_byte_of_the_catalog_is_flip
     assert refused > FLIPS / 3
 
 
+def test_damage_is_named_and_never_believed_when_any_page_of_the_catalog_is_empty(pair: FollowedPair) -> None:
+    points = grown(pair, 3)
+    catalog = pair.store.catalog
+    sound, before = catalog.read_bytes(), answers(pair)
+    given = 0
+    for at in range(0, len(sound), 4096):
+        put(catalog, sound[:at] + bytes(4096) + sound[at + 4096 :])
+        assert is_named(pair) or answers(pair) == before, at
+        given += is_given(pair, *points[1])
+    put(catalog, sound[: len(sound) // 2])
+    assert is_named(pair)
+    assert not is_given(pair, *points[1])
+    assert given < len(sound) // 4096
+
+
 def test_catalog_gets_checksums_when_one_of_an_older_version_is_pulled_into(pair: FollowedPair) -> None:
     points = grown(pair, 2)
     before = answers(pair)

@@ -114,6 +114,19 @@ def test_status_says_how_old_the_mirror_is_by_the_time_its_source_had_when_time_
     assert told["troubles"][0]["next"] == "rollrep pull shop"
 
 
+def test_status_says_no_half_of_what_there_is_when_the_catalog_is_damaged(shop: Shop) -> None:
+    shop.pulled()
+    catalog = bytearray(shop.store.catalog.read_bytes())
+    catalog[len(catalog) // 2 :] = bytes(len(catalog) - len(catalog) // 2)
+    shop.store.catalog.write_bytes(catalog)
+    code, told = shop.status()
+    assert (code, texts(told)) == (16, [("FAIL", "store")])
+    assert told["confirmed"] is None and told["points"] == 0
+    said = shop.type("status", "shop")[1]
+    assert said.startswith("FAIL    shop: what the store knows can't be read\n") and "--rebuild" in said
+    assert "no mirror" not in said and "snapshot" not in said
+
+
 def test_check_warns_of_a_reader_that_never_ends_when_the_mirror_s_wal_grows_by_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,8 +46,7 @@ def status_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | Non
 
 
 def _lines(found: Status) -> Iterator[str]:
-    old = f"the mirror is {show_duration(found.age_s)} old" if found.age_s is not None else "there is no mirror yet"
-    yield f"{found.verdict:8}{found.job}: {old}"
+    yield f"{found.verdict:8}{found.job}: {_age(found)}"
     for trouble in found.troubles:
         yield f"  {trouble.state:8} {trouble.text}"
         if trouble.next:
@@ -74,6 +73,13 @@ def _lines(found: Status) -> Iterator[str]:
     sizes = ", ".join(f"{name} {show_bytes(size)}" for name, size in found.sizes.items() if size)
     yield _told("size", f"{show_bytes(sum(found.sizes.values()))}: {sizes}")
     yield from (_told(each.item, each.text) for each in found.results if each not in found.troubles)
+
+
+def _age(found: Status) -> str:
+    if found.age_s is not None:
+        return f"the mirror is {show_duration(found.age_s)} old"
+    unread = any(each.item == "store" for each in found.troubles)
+    return "what the store knows can't be read" if unread else "there is no mirror yet"
 
 
 def _told(what: str, text: str) -> str:

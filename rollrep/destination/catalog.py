@@ -25,7 +25,7 @@ import apsw
 
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
-from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, open_checked
+from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.query import all_rows, find_row, one_row, one_value
 
@@ -174,12 +174,14 @@ class Catalog:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        # What went wrong may have been another database's; and a page of zeros has the right checksum, and no content.
+        how = CHANGED if isinstance(error, apsw.CorruptError) and not is_whole(self._db) else ""
         try:
             self._db.close()
         except apsw.IOError as closing:
             error = error or closing
-        if error and is_damage(error):
-            raise self._damaged(CHANGED) from error
+        if how or is_damage(error):
+            raise self._damaged(how or CHANGED) from error
 
     def _damaged(self, how: str) -> VerifyFailed:
         return VerifyFailed(

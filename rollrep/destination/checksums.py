@@ -19,6 +19,8 @@ from pathlib import Path
 
 import apsw
 
+from rollrep.query import one_value
+
 RESERVED = 8
 VFS = "cksmvfs"
 """goes through to what was the default when it was loaded"""
@@ -48,6 +50,14 @@ def give_checksums(db: apsw.Connection) -> None:
 def is_damage(error: BaseException | None) -> bool:
     """Whether a page was read that is not what was written."""
     return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
+
+
+def is_whole(db: apsw.Connection) -> bool:
+    """Whether all of it can be read."""
+    try:
+        return bool(one_value(db, "PRAGMA quick_check(1)") == "ok")
+    except apsw.Error:
+        return False
 
 
 def _load() -> None:

@@ -45,8 +45,36 @@ def choose(points: Sequence[CatalogPoint], moment: Moment, confirmed: dt.datetim
     else:
         return _choose_by_time(points, moment, confirmed)
     if not found:
-        raise NotRestorable(f"there is no {_said(moment)}", remedy="see which points exist: rollrep points JOB")
+        raise NotRestorable(f"there is no {_said(moment)}", remedy=_instead(points, moment))
     return found[-1]
+
+
+def _instead(points: Sequence[CatalogPoint], moment: Moment) -> str:
+    """What to type instead of a name that no point has.
+
+    >>> def point(number, log_id, label):
+    ...     return CatalogPoint(number, 1, "e", log_id, "operator", label, dt.datetime(2026, 1, 1))
+    >>> some = [point(1, 5, "deploy 1"), point(2, 9, "deploy 2"), point(3, 12, None)]
+    >>> _instead(some, ById(7))
+    'the nearest: --at id:5, --at id:9; all: rollrep points JOB'
+    >>> _instead(some, ByLabel("deploy"))
+    "did you mean --at 'label:deploy 2' or --at 'label:deploy 1'?  All: rollrep points JOB"
+    >>> _instead(some, ByPoint(7))
+    'see which points exist: rollrep points JOB'
+    """
+    if isinstance(moment, ById):
+        newest = [point.id for point in points if point.line == points[-1].line]
+        around = (max((each for each in newest if each < moment.id), default=None),
+                  min((each for each in newest if each > moment.id), default=None))  # fmt: skip
+        return f"the nearest: {', '.join(f'--at id:{each}' for each in around if each)}; all: rollrep points JOB"
+    if isinstance(moment, ByLabel):
+        import difflib  # who finds a point needs none
+
+        labels = list(dict.fromkeys(point.label for point in points if point.label))
+        if alike := difflib.get_close_matches(moment.label, labels, 2):
+            meant = " or ".join(f"--at 'label:{label}'" for label in alike)
+            return f"did you mean {meant}?  All: rollrep points JOB"
+    return "see which points exist: rollrep points JOB"
 
 
 def _choose_by_time(points: Sequence[CatalogPoint], moment: ByTime, confirmed: dt.datetime | None) -> CatalogPoint:
@@ -110,8 +138,8 @@ def _candidates(catalog: Catalog, moment: Moment) -> list[CatalogPoint]:
     reach = catalog.reach()
     if isinstance(moment, ByTime):
         return restorable(catalog)
-    newest = catalog.newest_point(reach)
-    if isinstance(moment, Latest) or newest is None:
+    if isinstance(moment, Latest):
+        newest = catalog.newest_point(reach)
         return [newest] if newest else []
     if isinstance(moment, ByPoint):
         named = catalog.points_named(point=moment.number)
@@ -120,8 +148,8 @@ def _candidates(catalog: Catalog, moment: Moment) -> list[CatalogPoint]:
     else:
         named = catalog.points_named(log_id=moment.id)
     found = [point for point in named if reach.covers(point.line, point.id)]
-    # Where nothing has that name, there is still a difference between "no such point" and "no point yet".
-    return found or [newest]
+    # Where nothing has that name, what exists is said instead.
+    return found or restorable(catalog)
 
 
 def hole_around(holes: Sequence[Hole], point: CatalogPoint, later: CatalogPoint | None) -> Hole | None:

@@ -124,7 +124,9 @@ def status_of(config: Config, job: Job) -> Status:
     except NotSetUp as error:
         found.troubles = [Item("pull", PENDING, error.facts, f"rollrep pull {job.name}", error.exit_code)]
     except RollrepError as error:
-        found.troubles.insert(0, Item("store", FAIL, error.facts, error.remedy, error.exit_code))
+        # Half of what was read would pass for all there is.
+        found = Status(job.name, job.every_s, job.bandwidth)
+        found.troubles = [Item("store", FAIL, error.facts, error.remedy, error.exit_code)]
     return found
 
 
