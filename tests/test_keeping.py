@@ -107,6 +107,14 @@ def test_points_younger_than_operations_stay_when_anything_is_pruned_again_and_a
         now += dt.timedelta(seconds=data.draw(st.integers(0, 5 * 86400)))
 
 
+def test_oldest_that_stays_is_so_by_its_time_when_a_younger_one_was_imported() -> None:
+    old, young = NOW - 9 * DAY, NOW - DAY
+    taken = [catalogs.Snapshot(line, 5, time, f"s{line}", 10, 10) for line, time in ((-1, young), (1, old))]
+    points = [CatalogPoint(n, each.line, "e", each.id, "pull", None, each.time) for n, each in enumerate(taken)]
+    found = plan_expiry(taken, [], points, frozenset(), NOTHING, NOW)
+    assert found.oldest_kept == points[1]
+
+
 # ---------------------------------------------------------------- snapshots that were asked for
 
 
@@ -329,7 +337,7 @@ def test_prune_says_what_goes_and_why_when_it_is_tried(place: Place) -> None:
     assert all(each["reason"] for each in files)
     said = place.good("prune", "shop", "-n").stdout
     assert "no rule keeps it" in said and "newest, one of the last 1" in said
-    assert "would no longer be restorable" in said and "p0" in said
+    assert "would no longer be restorable" in said and "p0 (to keep one: rollrep snapshot shop" in said
     done = told(place, "prune", "shop")
     assert done["points_lost"] == would["points_lost"]
     for each in files:

@@ -179,9 +179,12 @@ def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Ite
     if plan.lost:
         first, last = plan.lost[0], plan.lost[-1]
         no_more = "would no longer be restorable" if dry_run else "are no longer restorable"
-        yield f"{job}: {show_count(len(plan.lost), 'point')} {no_more}: {iso(first.time)} to {iso(last.time)}" + _named(
-            plan
-        ).replace("JOB", job)
+        keep = f" (to keep one: rollrep snapshot {job} --at label:X --pin)" if dry_run else ""
+        named = _named(plan)
+        yield (
+            f"{job}: {show_count(len(plan.lost), 'point')} {no_more}: {iso(first.time)} to {iso(last.time)}"
+            f"{named}{keep if named else ''}"
+        )
     if plan.oldest_kept and going:
         ago = show_duration((clock.now() - plan.oldest_kept.time).total_seconds())
         oldest = f"point {plan.oldest_kept.point} of {iso(plan.oldest_kept.time)}, {ago} ago"
@@ -208,7 +211,7 @@ def _named(plan: Expiry) -> str:
     if not labels:
         return ""
     more = ", ..." if len(labels) > 5 else ""
-    return f"; among them {', '.join(labels[:5])}{more} (to keep one: rollrep snapshot JOB --at label:X --pin)"
+    return f"; among them {', '.join(labels[:5])}{more}"
 
 
 COMMANDS: dict[str, click.Command] = {command.name or "": command for command in (snapshot_command, prune_command)}

@@ -109,7 +109,9 @@ def plan_expiry(
     restorable = [point for point in points if before.covers(point.line, point.id)]
     stay = [point for point in restorable if after.covers(point.line, point.id)]
     lost = tuple(point for point in restorable if not after.covers(point.line, point.id))
-    return Expiry(tuple(files), lost, len(stay), stay[0] if stay else None, tuple(merges))
+    # The first in the log's order may be an imported one, whose line is older than any.
+    oldest = min(stay, key=lambda point: point.time, default=None)
+    return Expiry(tuple(files), lost, len(stay), oldest, tuple(merges))
 
 
 def _with_bases(ruled: Sequence[FileVerdict]) -> tuple[list[FileVerdict], list[tuple[Snapshot, ...]]]:
