@@ -72,8 +72,8 @@ MUTANTS = (
     Mutant(
         "a moved key is logged without its old one",
         "source/capture.py",
-        'changed = [f"old.{sql.name(column)} IS NOT new.{sql.name(column)}"',
-        'changed = [f"old.{sql.name(column)} IS NOT old.{sql.name(column)}"',
+        'changed = [f"old.{term} IS NOT new.{sql.name(column)}"',
+        'changed = [f"old.{term} IS NOT old.{sql.name(column)}"',
         TRAPS + "key_moves_arrive_when_it_is_set_by_the_name_rowid",
         DIFFERS + "|does not have",
     ),
