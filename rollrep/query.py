@@ -37,6 +37,17 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
     return found[0] if found else None
 
 
+def own_collations(db: apsw.Connection, table: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """What SQLite compares values of these columns of `main` by, where no other is said; an index may have others.
+
+    >>> db = apsw.Connection(":memory:")
+    >>> _ = db.execute("CREATE TABLE t(a COLLATE RTRIM, b, PRIMARY KEY (a COLLATE NOCASE)) WITHOUT ROWID")
+    >>> own_collations(db, "t", ["a", "b"])
+    ('RTRIM', 'BINARY')
+    """
+    return tuple(str(db.column_metadata("main", table, column)[1]) for column in columns)
+
+
 def text_bytes(column: str) -> str:
     """SQL for a text as the bytes it is stored in: `as_text` reads what need not be valid in any encoding."""
     return f"CAST(CAST({column} AS TEXT) AS BLOB)"

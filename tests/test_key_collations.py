@@ -13,6 +13,9 @@ import oracle
 import pytest
 from pair import FollowedPair
 
+from rollrep.core.nouns import Shape
+from rollrep.destination.net import key_columns
+
 FEWER = "CREATE TABLE u(v, k TEXT, n COLLATE RTRIM, PRIMARY KEY(k COLLATE NOCASE, n COLLATE BINARY)) WITHOUT ROWID"
 MORE = "CREATE TABLE u(v, k TEXT COLLATE NOCASE, n, PRIMARY KEY(k COLLATE BINARY, n)) WITHOUT ROWID"
 UNIQUE = "CREATE TABLE u(v UNIQUE, k TEXT COLLATE NOCASE, n, PRIMARY KEY(k COLLATE BINARY, n)) WITHOUT ROWID"
@@ -46,3 +49,13 @@ def test_mirror_and_restores_equal_source_when_a_key_has_another_collation_than_
     for each in seen:
         pair.same_at(*each)
     assert seen
+
+
+def test_rows_are_searched_for_when_the_key_compares_as_its_columns_do(tmp_path: Path) -> None:
+    """A COLLATE within a row value enters no index: every window would read the whole table."""
+    pair = FollowedPair(tmp_path)
+    pair.start("CREATE TABLE u(k TEXT COLLATE NOCASE, n, v, PRIMARY KEY(k, n)) WITHOUT ROWID")
+    shape = Shape(1, "u", ("k", "n", "v"), 2, False, True, ("NOCASE", "BINARY"), (), False, True)
+    among = f"({', '.join(key_columns(pair.db, shape))}) IN (SELECT 1, 2)"
+    plan = pair.db.execute(f"EXPLAIN QUERY PLAN DELETE FROM u WHERE {among}").fetchall()
+    assert plan[0][3].startswith("SEARCH u USING PRIMARY KEY (k=? AND n=?)"), plan

@@ -428,3 +428,39 @@ def test_point_has_no_sequence_when_the_first_row_was_ignored_after_it(pair: Fol
     assert pair.db.execute("SELECT seq FROM sqlite_sequence").fetchall() == [(2,)]
     pair.same()
     pair.same_at(at, kept)
+
+
+WORDS = "('a', 1, 'x'), ('A', 1, 'y'), ('a ', 1, 'z'), ('b', 1, 'v')"
+FEWER = "('a', 1, 'x'), ('c ', 1, 'z'), ('b', 1, 'v')"
+"""what a key lets in that finds more values equal"""
+
+
+@pytest.mark.parametrize("rereads", [False, True])
+@pytest.mark.parametrize(
+    ("column", "key", "rows"),
+    [
+        ("NOCASE", "BINARY", WORDS), ("RTRIM", "BINARY", WORDS), ("RTRIM", "NOCASE", FEWER),
+        ("BINARY", "NOCASE", FEWER), ("BINARY", "RTRIM", FEWER),
+    ],
+)  # fmt: skip
+def test_rows_are_told_apart_when_the_key_has_another_collation_than_its_column(
+    pair: FollowedPair, column: str, key: str, rows: str, rereads: bool
+) -> None:
+    trigger = "CREATE TRIGGER acts AFTER UPDATE ON word BEGIN UPDATE word SET u = u || '' WHERE u = 'v'; END;"
+    pair.start(
+        f"CREATE TABLE word(k TEXT COLLATE {column}, n, u UNIQUE, PRIMARY KEY (k COLLATE {key}, n)) WITHOUT ROWID;"
+        + trigger * rereads
+    )
+    for work in (
+        "DELETE FROM word WHERE u = 'x'",
+        "UPDATE word SET k = k || ' ' WHERE u = 'v'",
+        "UPDATE word SET k = upper(k) WHERE u = 'v'",
+        "UPDATE word SET u = 'other' WHERE u = 'x'",
+        "UPDATE OR REPLACE word SET u = 'x' WHERE u = 'z'",
+        "REPLACE INTO word VALUES ('d', 1, 'x')",
+        "REPLACE INTO word VALUES ('d', 1, 'x'); DELETE FROM word WHERE u = 'z'",
+    ):
+        pair.do(f"DELETE FROM word; INSERT INTO word VALUES {rows}")
+        pair.same()
+        pair.do(work)
+        pair.same()

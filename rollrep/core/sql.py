@@ -44,6 +44,18 @@ def collation(identifier: str) -> str:
     return identifier if identifier.isidentifier() else name(identifier)
 
 
+def collated(terms: Iterable[str], own: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """`terms`, each with the collation that is wanted where its own is another.
+
+    >>> collated(["a", "b"], ["BINARY", "nocase"], ["RTRIM", "NOCASE"])
+    ['a COLLATE RTRIM', 'b']
+    """
+    return [
+        term if mine.casefold() == other.casefold() else f"{term} COLLATE {collation(other)}"
+        for term, mine, other in zip(terms, own, wanted, strict=True)
+    ]
+
+
 def differs(mine: str, other: str) -> str:
     """SQL that is true unless two values are the same to the storage class; of two real zeros it is true as well.
 

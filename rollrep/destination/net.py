@@ -23,7 +23,7 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import MASK_BITS, Op, Shape
 from rollrep.destination.patches import LOGGED, NET, fold_odd_patches
-from rollrep.query import all_rows, find_row
+from rollrep.query import all_rows, find_row, own_collations
 
 NEW_ROW = -1
 """the mask of a row that the mirror does not have"""
@@ -47,7 +47,7 @@ def replay_net(db: apsw.Connection, shape: Shape, first: int, last: int) -> None
             _require_rows(db, shape)
         out = f"op = {Op.DELETE:d} OR (mask > 0 AND mask & {moved})"
         if find_row(db, f"SELECT 1 FROM {NET} WHERE {out} LIMIT 1"):
-            db.execute(f"DELETE FROM {table} WHERE {_key_tuple(shape)} IN (SELECT {keys} FROM {NET} WHERE {out})")
+            db.execute(f"DELETE FROM {table} WHERE {_key_tuple(db, shape)} IN (SELECT {keys} FROM {NET} WHERE {out})")
         _update(db, shape, Part("id", "mask", f"op = {Op.PUT:d} AND mask > 0 AND NOT mask & {moved}"))
         db.execute(
             f"INSERT INTO {table}({sql.names(shape.columns)}) SELECT {', '.join(f'l.v{n}' for n in range(shape.width))}"
@@ -102,7 +102,7 @@ def _gather_by_key(db: apsw.Connection, shape: Shape, first: int, last: int) -> 
         f" CASE WHEN l.op = {Op.DELETE:d} THEN 0 WHEN t.{sql.name(shape.key[0])} IS NULL THEN {NEW_ROW}"
         f" ELSE {_mask(shape)} END FROM (SELECT max(id) AS id FROM batch.log WHERE shape = ? AND id BETWEEN ? AND ?"
         f" AND op IN ({LOGGED}) GROUP BY {key_values(shape)}) g CROSS JOIN batch.log l ON l.id = g.id"
-        f" LEFT JOIN main.{sql.name(shape.table)} t ON {_same_key(shape, 't', 'l.v')}",
+        f" LEFT JOIN main.{sql.name(shape.table)} t ON {_same_key(db, shape)}",
         (shape.id, first, last),
     )
 
@@ -161,7 +161,7 @@ def _update_columns(db: apsw.Connection, shape: Shape, part: Part, changed: Mapp
     db.execute(
         f"UPDATE main.{sql.name(shape.table)} AS t SET {f'({columns})' if len(changed) > 1 else columns}"
         f" = (SELECT {', '.join(changed.values())} FROM {NET} n CROSS JOIN batch.log l ON l.id = n.{part.log_id}"
-        f" WHERE {same}) WHERE {_key_tuple(shape)} IN (SELECT {', '.join(f'k{n}' for n in range(shape.key_width))}"
+        f" WHERE {same}) WHERE {_key_tuple(db, shape)} IN (SELECT {', '.join(f'k{n}' for n in range(shape.key_width))}"
         f" FROM {NET} n WHERE {which} AND {part.which})"
     )
 
@@ -190,27 +190,25 @@ def moved_bits(shape: Shape) -> int:
     return bits
 
 
-def _same_key(shape: Shape, row: str, value: str) -> str:
-    return " AND ".join(f"{row}.{term} = {value}{n}" for n, term in enumerate(key_terms(shape)))
+def _same_key(db: apsw.Connection, shape: Shape) -> str:
+    return " AND ".join(f"{term} = l.v{n}" for n, term in enumerate(key_columns(db, shape, "t.")))
 
 
-def key_terms(shape: Shape) -> list[str]:
-    """The columns of the key as the key compares them: its collations need not be those of its columns.
+def _key_tuple(db: apsw.Connection, shape: Shape) -> str:
+    key = ", ".join(key_columns(db, shape))
+    return f"({key})" if shape.key_width > 1 else key
 
-    >>> key_terms(Shape(1, "t", ("k", "v"), 1, False, True, ("NOCASE",), (), False, True))
-    ['"k" COLLATE NOCASE']
+
+def key_columns(db: apsw.Connection, shape: Shape, prefix: str = "") -> list[str]:
+    """The key columns of `main`, each with the key's collation where that is not its own.
+
+    Else 'a' and 'a ' are one row where the column is RTRIM and the key is not (https://www.sqlite.org/datatype3.html,
+    7.1).  It is not said of others: in a row value, a column with a COLLATE enters no index.
     """
     if not shape.without_rowid:
-        return [sql.name(column) for column in shape.key]
-    return [
-        f"{sql.name(column)} COLLATE {collation}"
-        for column, collation in zip(shape.key, shape.key_collations, strict=True)
-    ]
-
-
-def _key_tuple(shape: Shape) -> str:
-    key = ", ".join(key_terms(shape))
-    return f"({key})" if shape.key_width > 1 else key
+        return [prefix + sql.name(column) for column in shape.key]
+    own = own_collations(db, shape.table, shape.key)
+    return sql.collated((prefix + sql.name(column) for column in shape.key), own, shape.key_collations)
 
 
 def key_values(shape: Shape) -> str:

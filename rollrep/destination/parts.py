@@ -18,7 +18,7 @@ from rollrep.core import sql
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Op, Shape
 from rollrep.core.tokens import key_columns, make_key, show_token
-from rollrep.query import all_rows, load_digests, one_value
+from rollrep.query import all_rows, load_digests, one_value, own_collations
 from rollrep.wire import digests
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, SHORT_BYTES, Scan
 from rollrep.wire.messages import KeyRange
@@ -219,5 +219,4 @@ def scan_of(db: apsw.Connection, shape: Shape) -> Scan:
     if not shape.without_rowid:
         return digests.scan_of(shape, None, (), utf8=utf8)
     index = one_value(db, "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (shape.table,))
-    collations = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
-    return digests.scan_of(shape, index, collations, utf8=utf8)
+    return digests.scan_of(shape, index, own_collations(db, shape.table, shape.key), utf8=utf8)

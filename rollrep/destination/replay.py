@@ -22,7 +22,7 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError, SchemaProblem
 from rollrep.core.nouns import PREFIX, Facts, Op, Shape
 from rollrep.destination.indexes import LeftOut
-from rollrep.destination.net import key_terms, key_values, replay_net
+from rollrep.destination.net import key_columns, key_values, replay_net
 from rollrep.destination.patches import LOGGED
 from rollrep.query import all_rows, find_row, one_value
 
@@ -140,7 +140,7 @@ def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) ->
     op, *values = (f"{PREFIX}{name}" for name in ("op", *(f"v{n}" for n in range(shape.width + 1))))
     mask = values.pop()
     table = sql.name(shape.table)
-    same = " AND ".join(f"{term} = new.{value}" for term, value in zip(key_terms(shape), values, strict=False))
+    same = " AND ".join(f"{key} = new.{value}" for key, value in zip(key_columns(db, shape), values, strict=False))
     logged = ", ".join(["op", *(f"v{n}" for n in range(shape.width + 1))])
     patched = ", ".join(
         f"{sql.name(column)} = CASE WHEN new.{mask} >> {n} & 1 THEN new.{values[n]} ELSE {sql.name(column)} END"

@@ -120,7 +120,7 @@ def _touch_triggers(plan: TablePlan, shape_id: int) -> Bodies:
 def _replaced_triggers(plan: TablePlan, shape_id: int) -> Bodies:
     """They fire first after a write, when the newest rows of the log are what was touched, one for an index at most."""
     key = plan.shape.key
-    same = " AND ".join(f"t.{sql.name(column)} = l.v{n}" for n, column in enumerate(key))
+    same = " AND ".join(f"t.{term} = l.v{n}" for n, (term, _) in enumerate(_key_terms(plan)))
     newest = (
         f"l.id > (SELECT max(id) FROM {LOG}) - {len(plan.uniques)} AND l.shape = {shape_id} AND l.op = {Op.TOUCHED:d}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rollrep.core import sql
+from rollrep.query import own_collations
 
 if TYPE_CHECKING:
     import apsw
@@ -21,7 +22,7 @@ def key_collates(db: apsw.Connection, shape: Shape) -> tuple[str, ...]:
     """SQL behind each column of the key that has another collation than its column; empty behind the others."""
     if not shape.without_rowid:
         return ("",)
-    own = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
+    own = own_collations(db, shape.table, shape.key)
     return tuple(
         "" if one.casefold() == wanted.casefold() else f" COLLATE {sql.collation(wanted)}"
         for one, wanted in zip(own, shape.key_collations, strict=True)

@@ -21,7 +21,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import Op, Shape
-from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.query import all_rows, find_row, one_row, one_value, own_collations
 from rollrep.source.capture import EVENTS, trigger_name
 from rollrep.source.inspect import can_be_dropped, default_as_sql
 from rollrep.source.log import CHANGES_KNOWN, count_new_objects, schema_version
@@ -91,7 +91,9 @@ def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
         return False
     default = default_as_sql(db, shape.table, column)
     keys = [f"k{n}" for n in range(shape.key_width)]
-    named = ", ".join(f"t.{sql.name(part)} AS {key}" for part, key in zip(shape.key, keys, strict=True))
+    own = own_collations(db, shape.table, shape.key) if shape.without_rowid else shape.key_collations
+    terms = sql.collated((f"t.{sql.name(part)}" for part in shape.key), own, shape.key_collations)
+    named = ", ".join(f"{term} AS {key}" for term, key in zip(terms, keys, strict=True))
     logged = " UNION ALL ".join(
         f"SELECT {', '.join(f'{letter}{n}' for n in range(shape.key_width))} FROM {place}"
         f" WHERE id > {position_id:d} AND shape = {shape.id:d}"

@@ -23,7 +23,7 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Facts, Shape
 from rollrep.core.tokens import Bindable, bind_key, key_columns, make_key
-from rollrep.query import all_rows, one_row, one_value
+from rollrep.query import all_rows, one_row, one_value, own_collations
 from rollrep.source.database import reading
 from rollrep.source.log import MS_AT, MS_OF_1970, Meta, proof_of, read_facts
 from rollrep.source.tables import LOG, SHAPE
@@ -240,5 +240,4 @@ def scan_of(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:
     if not shape.without_rowid:
         return digests.scan_of(shape, None, (), utf8=utf8)
     index = one_value(db, "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (shape.table,))
-    collations = [str(db.column_metadata("main", shape.table, column)[1]) for column in shape.key]
-    return digests.scan_of(shape, index, collations, utf8=utf8)
+    return digests.scan_of(shape, index, own_collations(db, shape.table, shape.key), utf8=utf8)

@@ -122,10 +122,7 @@ def scan_of(shape: Shape, key_index: str | None, collations: Sequence[str], *, u
     if not shape.without_rowid:
         return Scan(shape, bare, bare, f"main.{sql.name(shape.table)} AS t NOT INDEXED", utf8)
     assert key_index is not None, "a WITHOUT ROWID table has an index behind its key"
-    key = tuple(
-        term if own.casefold() == wanted.casefold() else f"{term} COLLATE {wanted}"
-        for term, own, wanted in zip(bare, collations, shape.key_collations, strict=True)
-    )
+    key = tuple(sql.collated(bare, collations, shape.key_collations))
     return Scan(shape, bare, key, f"main.{sql.name(shape.table)} AS t INDEXED BY {sql.name(key_index)}", utf8)
 
 
