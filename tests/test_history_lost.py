@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from oracle import assert_same
 from sources import copy_source
 from test_cli import Place
 
@@ -110,3 +111,51 @@ def test_configuration_is_refused_when_it_says_something_else(place: Place) -> N
     done = place.run("pull", "shop")
     assert done.returncode == 2
     assert "rollrep.toml:4: " in done.stderr and 'write "mirror" or "stop"' in done.stderr
+
+
+def test_copy_is_told_apart_and_no_line_is_lost_when_both_go_on_and_answer_in_turn(place: Place) -> None:
+    """The same database on two machines, by the same name: nothing tells them apart but what was written since."""
+    configure(place, "mirror")
+    place.pulled()
+    copy = place.folder / "copy.db"
+    copy_source(place.db, copy)
+    then: dict[int, Path] = {}
+    reasons: list[str] = []
+
+    def other_answers() -> None:
+        for ending in ("-wal", "-shm"):
+            place.db.with_name(place.db.name + ending).unlink(missing_ok=True)
+        place.db.rename(place.folder / "waits.db")
+        copy.rename(place.db)
+        (place.folder / "waits.db").rename(copy)
+
+    for turn in range(3):
+        place.write(f"UPDATE posts SET title = 'turn {turn}' WHERE id % 7 = {turn}")
+        answer = place.told("pull", "shop")["jobs"][0]
+        assert turn == 0 or answer["answer"] == "mirror", answer
+        reasons.append(answer["reason"])
+        place.assert_mirrored()
+        point = max(place.told("points", "shop")["points"], key=lambda each: each["point"])
+        then[point["point"]] = place.folder / f"turn{turn}.db"
+        copy_source(place.db, then[point["point"]])
+        other_answers()
+    assert {"diverged", "ahead"} & {*reasons}, reasons
+    for number, kept in then.items():
+        done = place.run("restore", "shop", "--at", f"point:{number}", "-o", place.folder / "out.db", "--force")
+        assert done.returncode == 0, done.stderr
+        assert_same(kept, place.folder / "out.db")
+
+
+def test_pull_stops_when_a_copy_that_went_on_answers_and_the_job_says_so(place: Place) -> None:
+    place.pulled()
+    backup = place.folder / "copy.db"
+    copy_source(place.db, backup)
+    place.write(WRITE, WRITE)
+    place.good("pull")
+    before = place.mirror().read_bytes()
+    for ending in ("-wal", "-shm"):
+        place.db.with_name(place.db.name + ending).unlink(missing_ok=True)
+    backup.rename(place.db)
+    place.write(*[WRITE] * 2, "UPDATE posts SET title = 'elsewhere'")
+    assert place.run("pull", "shop").returncode == 14
+    assert place.mirror().read_bytes() == before
