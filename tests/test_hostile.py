@@ -121,6 +121,26 @@ def test_text_of_the_schema_is_refused_when_it_does_more_than_define_its_object(
     assert oracle.dbhash(pair.store.mirror) == kept
 
 
+def test_shape_is_refused_and_forgotten_when_its_columns_are_not_those_of_its_table(
+    pair: FollowedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was believed where no row came: then every later pull, and `mirror` too, asked the mirror for that column."""
+
+    def change(layout: Layout) -> Layout:
+        [shape] = layout.shapes
+        return replace(layout, shapes=(replace(shape, columns=("k", "%s%n")),))
+
+    pair.start(SCHEMA)
+    with monkeypatch.context() as patched:
+        hostile(patched, with_layout(change))
+        pair.do("CREATE INDEX by_v ON t(v)")
+        error = refused(pair, tmp_path)
+    assert isinstance(error, SchemaProblem) and "%s%n" in error.facts
+    pair.do("UPDATE t SET v = 2")
+    pair.pull()
+    oracle.assert_same(pair.path, pair.store.mirror)
+
+
 def test_text_of_an_imported_schema_is_refused_when_its_history_is_asked(pair: FollowedPair, tmp_path: Path) -> None:
     pair.start(SCHEMA)
     state = state_of(pair.store.mirror)

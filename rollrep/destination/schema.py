@@ -83,7 +83,21 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout, *, keep: bool =
     tables = {item.name for item in wanted if item.type == "table" and item.name not in virtual}
     for table in [*(shape.table for shape in to_copy), *sorted(left_out & tables)]:
         db.execute(f"DELETE FROM main.{sql.name(table)}")
+    for shape in new.shapes:
+        _require_columns(db, shape)
     return to_copy
+
+
+def _require_columns(db: apsw.Connection, shape: Shape) -> None:
+    """A shape that is believed and fits no table would be asked for by every later pull, and by `mirror` too."""
+    try:
+        # Only a name behind a table's is never taken for a text.
+        all_rows(db, f"SELECT {sql.names(shape.columns, 't.')} FROM main.{sql.name(shape.table)} t LIMIT 0")
+    except apsw.SQLError as error:
+        raise SchemaProblem(
+            f"the source says of table {shape.table} what its own text does not: {error}",
+            remedy="this is no fault of yours: look who answers there",
+        ) from error
 
 
 def carried(layout: Layout) -> list[SchemaObject]:
