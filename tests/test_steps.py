@@ -21,12 +21,12 @@ from rollrep.core.nouns import Shape
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point
-from rollrep.destination.images import attach_log
+from rollrep.destination.images import attach_image, attach_log
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.replay import Replay
 from rollrep.source import reader
 from rollrep.source.install import uninstall
-from rollrep.wire.images import log_table, log_width
+from rollrep.wire.images import log_table, log_width, rows_table
 
 BANK = "CREATE TABLE bank(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, money INT);"
 FILLED = BANK + "INSERT INTO bank VALUES (1, 'a', 50), (2, 'b', 50)"
@@ -163,6 +163,16 @@ def test_image_is_refused_when_its_ids_are_others_than_announced(ids: list[int])
         db.execute("ATTACH ':memory:' AS batch")
         with pytest.raises(VerifyFailed, match="not 1 to 3"):
             attach_log(db, made.serialize("main"), 1, 3, [shape])
+
+
+def test_image_is_refused_when_a_byte_of_its_schema_is_no_text() -> None:
+    shape = Shape(1, "t", ("id",), 1, False, False, ("BINARY",), (), False, True)
+    with contextlib.closing(apsw.Connection(":memory:")) as made, contextlib.closing(apsw.Connection("")) as db:
+        made.execute("CREATE TABLE rows(marked)")
+        raw = made.serialize("main").replace(b"marked", b"mark\xff\xff")
+        db.execute("ATTACH ':memory:' AS image")
+        with pytest.raises(VerifyFailed, match="is no database"):
+            attach_image(db, "image", raw, rows_table("rows", shape.width))
 
 
 def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(

@@ -64,7 +64,7 @@ def attach_log(
 
     `sparse`: ids may be missing, as where each forgotten key stands there only once.
     """
-    _attach(db, name, raw, log_table("log", log_width(shapes)))
+    attach_image(db, name, raw, log_table("log", log_width(shapes)))
     _require_ids(db, name, first, last, sparse=sparse)
 
 
@@ -100,12 +100,12 @@ def _require_ids(db: apsw.Connection, name: str, first: int, last: int, *, spars
 
 def attach_rows(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
     """Makes `chunk` this image of rows of `shape`."""
-    _attach(db, "chunk", raw, rows_table("rows", shape.width))
+    attach_image(db, "chunk", raw, rows_table("rows", shape.width))
 
 
 def attach_groups(db: apsw.Connection, raw: bytes, shape: Shape) -> None:
     """Makes `chunk` this image of digests of groups of rows of `shape`."""
-    _attach(db, "chunk", raw, groups_table("groups", shape.key_width))
+    attach_image(db, "chunk", raw, groups_table("groups", shape.key_width))
 
 
 def points_in(db: apsw.Connection) -> tuple[Point, ...]:
@@ -128,7 +128,8 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
     )
 
 
-def _attach(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
+def attach_image(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
+    """Puts an image, of the one table whose text is `expected`, beside the mirror.  Raises VerifyFailed on another."""
     try:
         db.deserialize(name, raw)
     except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -139,7 +140,7 @@ def _attach(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:
 def _require_table(db: apsw.Connection, name: str, expected: str) -> None:
     try:
         found = all_rows(db, f"SELECT type, sql FROM {name}.sqlite_schema")
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except (apsw.NotADBError, apsw.CorruptError, UnicodeDecodeError) as error:
         raise VerifyFailed(f"a {name} is no database: {error}") from error
     if found != [("table", expected)]:
         raise VerifyFailed(f"a {name} holds something else than was asked for")

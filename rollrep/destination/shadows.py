@@ -23,6 +23,7 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Layout, Shape
 from rollrep.core.tokens import key_columns, make_key
+from rollrep.destination.images import attach_image
 from rollrep.query import all_rows, one_row, one_value
 from rollrep.wire.images import rows_table
 from rollrep.wire.messages import Key, Range, ShadowRows
@@ -98,9 +99,7 @@ class Received:
             is_last = number == said.ranges[-1]
             through = said.through if said.through and is_last else known[number].through
             self.ranges[said.table].append((known[number - 1].through if number else None, through))
-        side.deserialize("image", raw)
-        if all_rows(side, "SELECT type, sql FROM image.sqlite_schema") != [("table", rows_table("rows", shape.width))]:
-            raise VerifyFailed(f"an image of {said.table} holds something else than was asked for")
+        attach_image(side, "image", raw, rows_table("rows", shape.width))
         n = list(self.ranges).index(said.table)
         side.execute(f"INSERT INTO got{n} SELECT * FROM image.rows")
 
