@@ -305,6 +305,11 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "hidden",
         "its columns hide all three names of the rowid, and it has no INTEGER PRIMARY KEY",
     ),
+    "a key WITHOUT ROWID with one column by two collations": (
+        "CREATE TABLE twice(name, PRIMARY KEY(name COLLATE NOCASE, name COLLATE BINARY)) WITHOUT ROWID",
+        "twice",
+        "its key compares the column name by more than one collation",
+    ),
     "an index by a collation of the application": (
         "CREATE TABLE note(title); CREATE INDEX by_title ON note(title COLLATE locale)",
         "by_title",

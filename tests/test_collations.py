@@ -264,6 +264,11 @@ EVERYTHING = (
 CREATE TABLE tag(name TEXT COLLATE localeaware, kind, n, PRIMARY KEY(name, kind)) WITHOUT ROWID;
 CREATE TABLE label(name TEXT COLLATE "Locale Aware" UNIQUE, short AS (sort_title(name)), long AS (sort_title(name)) STORED);
 CREATE INDEX label_by_short ON label(short);
+CREATE TABLE shelf(id INTEGER PRIMARY KEY, name, n);
+CREATE UNIQUE INDEX shelf_by_name ON shelf(sort_title(name));
+CREATE TABLE box(id INTEGER PRIMARY KEY, shelf REFERENCES shelf ON DELETE CASCADE);
+CREATE TRIGGER shelf_is_new AFTER INSERT ON shelf BEGIN
+  UPDATE shelf SET n = n + 1 WHERE id % 2; INSERT INTO box(shelf) VALUES (new.id); END;
 """
 )
 
@@ -296,6 +301,11 @@ def test_all_is_carried_when_a_plugin_gives_what_the_application_has(tmp_path: P
                 player.con.execute(random_statement(rng))
             player.con.execute("REPLACE INTO tag VALUES (?, ?, ?)", ("aAbBcC"[n % 6], n % 3, n))
             player.con.execute("REPLACE INTO label(name) VALUES (?)", (f"{'The ' * (n % 2)}{'xXyY'[n % 4]} {n % 5}",))
+            # What REPLACE removes takes its boxes along, beside triggers that write to the same rows.
+            player.con.execute("PRAGMA foreign_keys = ON")
+            player.con.execute("REPLACE INTO shelf(name, n) VALUES (?, ?)", (f"{'The ' * (n % 3 == 0)}{n % 7}", n))
+            player.con.execute("UPDATE OR REPLACE shelf SET name = ? WHERE id % 5 = ?", (f"{n % 4}", n % 5))
+            player.con.execute("PRAGMA foreign_keys = OFF")
         player.con.execute("UPDATE tag SET name = upper(name) WHERE n % 5 = 0")
 
     player = Player(path)

@@ -14,7 +14,7 @@ import apsw
 
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row, one_value
-from rollrep.source.key_collations import key_collates
+from rollrep.source.key_collations import key_collates, key_collations
 from rollrep.source.makeable import what_is_missing
 from rollrep.source.virtual import owned_tables
 
@@ -239,9 +239,7 @@ def _key(
 ) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
     """(key columns, whether the key is a rowid outside the columns, its collations)."""
     if without_rowid:
-        collations = all_rows(db, "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", (key_index,))
-        by_name = dict(collations)
-        return tuple(primary), False, tuple(by_name.get(name, "BINARY") for name in primary)
+        return tuple(primary), False, key_collations(db, key_index, primary)
     # An INTEGER PRIMARY KEY that is the rowid has no index of its own; INT or DESC ones have.
     if len(primary) == 1 and key_index is None:
         return (primary[0],), False, ("BINARY",)
