@@ -40,7 +40,4 @@ def key_collates(db: apsw.Connection, shape: Shape) -> tuple[str, ...]:
     if not shape.without_rowid:
         return ("",)
     own = own_collations(db, shape.table, shape.key)
-    return tuple(
-        "" if one.casefold() == wanted.casefold() else f" COLLATE {sql.collation(wanted)}"
-        for one, wanted in zip(own, shape.key_collations, strict=True)
-    )
+    return tuple(sql.collated([""] * shape.key_width, own, shape.key_collations))
