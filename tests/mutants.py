@@ -281,8 +281,8 @@ MUTANTS = (
     Mutant(
         "collations of keys are ignored in net replay",
         "destination/replay.py",
-        "from rollrep.destination.net import key_terms, key_values, replay_net",
-        "from rollrep.destination import net\nfrom rollrep.destination.net import key_terms, replay_net\n"
+        "from rollrep.destination.net import key_columns, key_values, replay_net",
+        "from rollrep.destination import net\nfrom rollrep.destination.net import key_columns, replay_net\n"
         "key_values = net.key_values = lambda shape: ', '.join(f'v{n}' for n in range(shape.key_width))",
         STEPS + "key_is_one_when_its_collation_says_so",
         DIFFERS + "|UNIQUE constraint failed|can't be replayed",
@@ -471,8 +471,8 @@ MUTANTS = (
     Mutant(
         "a key is compared as its columns are",
         "destination/net.py",
-        "    if not shape.without_rowid:\n        return [sql.name(",
-        "    if True:\n        return [sql.name(",
+        "    if not shape.without_rowid:\n        return [prefix + sql.name(",
+        "    if True:\n        return [prefix + sql.name(",
         "tests/test_key_collations.py::"
         "test_mirror_and_restores_equal_source_when_a_key_has_another_collation_than_its_columns",
         DIFFERS + "|UNIQUE constraint failed",
