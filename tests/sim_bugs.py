@@ -85,10 +85,10 @@ BUGS = (
     Bug(
         "the copy that a mirror operation begins with is not synced",
         "destination/mirroring.py",
-        "            container.sync_file(self._store.staging)\n",
+        "            container.sync_file(copy)\n",
         "",
         "power_lost log_rolls_over",
-        59,
+        413,
     ),
     Bug(
         "a forgotten key proves a position without its time",
@@ -112,7 +112,7 @@ BUGS = (
         "    store.sweep()\n",
         "",
         "puller_killed work",
-        47,
+        25,
     ),
     Bug(
         "serve sends a batch inside its read transaction",

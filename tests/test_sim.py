@@ -124,6 +124,25 @@ def powerless_at(run: Run, where: str, *, after: str) -> Path:
     return image
 
 
+def test_half_a_copy_is_not_taken_up_when_power_fails_before_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says of itself what the mirror says, that it is whole, and would be published.  Of what seed 4 leaves, this was so."""
+    monkeypatch.setattr(InPlace, "finish", collide)
+
+    def live(run: Run) -> None:
+        run.honest()
+        run.source.burst(120)
+        image = run.folder / "image"
+        unsynced = "container.sync_file: fsync mirror.next.db"
+        run.at_name = (unsynced, lambda: run.disk.image(image, power=True, rng=random.Random(4)))
+        run.pull()
+        run.exchange_store(image)
+        run.honest()
+
+    lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
+
+
 def test_repair_is_there_when_power_fails_at_once_after_it(tmp_path: Path) -> None:
     """No archived operation would bring it back: it is on the disk before its snapshot is in the catalog."""
 

@@ -40,7 +40,7 @@ from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import evolve
 from rollrep.destination.shadow_pull import Answered, ShadowPull
 from rollrep.destination.snapshots import copy_database
-from rollrep.destination.store import Store
+from rollrep.destination.store import TEMPORARY, Store
 from rollrep.wire.messages import Answer, Batch, Chunk, SendChunk
 from rollrep.wire.session import Session, Tail
 
@@ -86,10 +86,13 @@ class Mirroring:
         # What a table was is likely to be most of what it is: only what differs is fetched.
         partly = layout_before is not None and (answer.reason == "schema" or _fits(layout_before.layout, layout))
         if partly:
+            # The copy says of itself that it is whole. By its name it may be taken up, so it has that only when it is.
+            copy = self._store.staging.with_name(self._store.staging.name + TEMPORARY)
             with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
-                copy_database(mirror, self._store.staging)
-            # What is taken up after a loss of power must not be a file of which pages never came to the disk.
-            container.sync_file(self._store.staging)
+                copy_database(mirror, copy)
+            container.sync_file(copy)
+            copy.replace(self._store.staging)
+            container.sync_folder(copy.parent)
         self._db = open_mirror(self._store.staging, layout=None if partly else layout)
         old = layout_before.layout if partly and layout_before else None
         followed = {shape.id for shape in old.shapes} if old and answer.reason == "schema" else set()
