@@ -21,6 +21,7 @@ Knows: replay, the mirror's state, the wire's session.  Does not know: SSH, the 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import apsw
 import msgspec
@@ -75,6 +76,11 @@ class Mirroring:
         self.close()
         remove_database(self._store.staging)
 
+    def _stage(self, synced: Path) -> None:
+        """Gives a whole database, whose bytes are on the disk, the staging mirror's name."""
+        synced.replace(self._store.staging)
+        container.sync_folder(synced.parent)
+
     def begin(self, answer: Answer, layout_before: State | None, line: int, position: Position, after: int) -> State:
         """Makes the staging mirror: empty, or for a change of schema a copy of the mirror.
 
@@ -91,8 +97,7 @@ class Mirroring:
             with contextlib.closing(open_mirror(self._store.mirror)) as mirror:
                 copy_database(mirror, copy)
             container.sync_file(copy)
-            copy.replace(self._store.staging)
-            container.sync_folder(copy.parent)
+            self._stage(copy)
         self._db = open_mirror(self._store.staging, layout=None if partly else layout)
         old = layout_before.layout if partly and layout_before else None
         followed = {shape.id for shape in old.shapes} if old and answer.reason == "schema" else set()
@@ -134,8 +139,7 @@ class Mirroring:
             if facts is None:
                 return state
             self.discard()
-            path.replace(self._store.staging)
-            container.sync_folder(path.parent)
+            self._stage(path)
         finally:
             remove_database(path)
         self._db = open_mirror(self._store.staging, layout=layout)
