@@ -407,7 +407,7 @@ MUTANTS = (
     Mutant(
         "install does not look for functions of the application",
         "source/inspect.py",
-        "missing = what_is_missing(db, name)",
+        "missing = what_is_missing(name, texts.get(name, ()))",
         "missing = {}",
         "tests/test_support.py::test_install_names_what_is_not_carried",
         "NOT CARRIED|non-zero exit status",

@@ -15,7 +15,7 @@ import apsw
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.key_collations import key_collates, key_collations
-from rollrep.source.makeable import what_is_missing
+from rollrep.source.makeable import texts_by_table, what_is_missing
 from rollrep.source.virtual import owned_tables
 
 MAX_COLUMNS = 1_900
@@ -74,11 +74,11 @@ def inspect(
     """
     plans: list[TablePlan] = []
     refused = virtual_tables(db, include, exclude)[1]
-    restless = _restless_tables(db)
+    restless, texts = _restless_tables(db), texts_by_table(db)
     for name, without_rowid in ordinary_tables(db):
         if not selected(name, include, exclude):
             continue
-        missing = what_is_missing(db, name)
+        missing = what_is_missing(name, texts.get(name, ()))
         try:
             if name in missing:
                 raise ValueError(missing.pop(name))

@@ -24,8 +24,8 @@ from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Refused
 from rollrep.query import all_rows, find_row, one_row, one_value
 from rollrep.source.alone import refuse_while_migrated
-from rollrep.source.capturing import OURS, capture_table, make_room, release, stands
-from rollrep.source.database import writing
+from rollrep.source.capturing import OURS, capture_table, make_room, release, stands, triggers_by_table
+from rollrep.source.database import changing_schema, writing
 from rollrep.source.inspect import inspect
 from rollrep.source.log import (
     CHANGES_KNOWN,
@@ -106,7 +106,7 @@ def install(
     """
     statements: list[str] = []
     try:
-        with writing(db):
+        with changing_schema(db):
             db.exec_trace = lambda cursor, _text, _bindings: _noted(statements, cursor.expanded_sql)
             try:
                 if not migrating and has_log(db):
@@ -137,7 +137,7 @@ def release_all(db: apsw.Connection) -> None:
 
     Until the next `install` nothing is logged but points, and those say that the log can't vouch for them.
     """
-    with writing(db):
+    with changing_schema(db):
         version = schema_version(db)
         for shape in current_shapes(db):
             release(db, shape.table)
@@ -163,7 +163,7 @@ def note_header(db: apsw.Connection, seen_through: int) -> None:
 
 def uninstall(db: apsw.Connection) -> list[str]:
     """Removes every object of ours, also of a log that is not whole; returns the tables that were captured."""
-    with writing(db):
+    with changing_schema(db):
         return _remove(db)
 
 
@@ -211,11 +211,11 @@ def _install(
     accounted = 0 if created else count_changes(db)
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
-    old = {shape.table: shape for shape in current_shapes(db)}
+    old, triggers = {shape.table: shape for shape in current_shapes(db)}, triggers_by_table(db)
     kept, to_capture = [], []
     for plan in plans:
         known = old.pop(plan.shape.table, None)
-        if known is not None and plan.shape.table not in in_doubt and stands(db, plan, known):
+        if known is not None and plan.shape.table not in in_doubt and stands(db, plan, known, triggers):
             kept.append(plan.shape.table)
         else:
             to_capture.append(plan)

@@ -93,7 +93,8 @@ def is_whole(db: apsw.Connection, pruned_through: int) -> bool:
 
 
 def has_log(db: apsw.Connection) -> bool:
-    return bool(one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name=? AND type='table'", (META,)))
+    # Asked at every question of a destination: it reads what SQLite has parsed, not the schema's table.
+    return db.table_exists("main", META)
 
 
 def read_meta(db: apsw.Connection) -> Meta:
@@ -203,7 +204,7 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     proof = proof_of(db, ends.newest)
     assert proof is not None
     sequence: tuple[tuple[str, int], ...] = ()
-    if one_value(db, "SELECT count(*) FROM sqlite_schema WHERE name='sqlite_sequence'"):
+    if db.table_exists("main", "sqlite_sequence"):
         sequence = tuple(
             all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer' AND typeof(name)='text'")
         )

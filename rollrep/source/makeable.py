@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 
 import apsw
 
@@ -28,17 +29,28 @@ _MISMATCH = re.compile(r'foreign key mismatch - "(.*)" referencing "(.*)"')
 _CALLED = {"function": "function", "collation sequence": "collation"}
 
 
-def what_is_missing(db: apsw.Connection, table: str) -> dict[str, str]:
+Texts = Sequence[tuple[str, str]]
+"""name and text of a table and then of its indexes"""
+
+
+def texts_by_table(db: apsw.Connection) -> dict[str, list[tuple[str, str]]]:
+    """What each table of the application is made by; read at once, because each reading reads the whole schema."""
+    rows = all_rows(
+        db,
+        "SELECT tbl_name, name, sql FROM sqlite_schema WHERE type IN ('table', 'index') AND sql IS NOT NULL"
+        f" AND substr(name, 1, {len(PREFIX)}) <> '{PREFIX}' ORDER BY type DESC, rowid",
+    )
+    found: dict[str, list[tuple[str, str]]] = {}
+    for table, name, text in rows:
+        found.setdefault(table, []).append((name, text))
+    return found
+
+
+def what_is_missing(table: str, texts: Texts) -> dict[str, str]:
     """Why `table` or an index of it can't be made by an SQLite without the application: name to words for the person.
 
     Other reasons than a function or a collation that is not there are no matter of this: the mirror names them.
     """
-    texts = all_rows(
-        db,
-        "SELECT name, sql FROM sqlite_schema WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL"
-        f" AND substr(name, 1, {len(PREFIX)}) <> '{PREFIX}' ORDER BY type DESC, rowid",
-        (table,),
-    )
     missing: dict[str, str] = {}
     with contextlib.closing(apsw.Connection(":memory:")) as empty:
         for name, text in texts:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Set
 
 import apsw
 import msgspec
@@ -44,14 +45,20 @@ def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list
         (position_id,),
     )
     reached = one_value(db, f"SELECT forgotten_through FROM {META}") <= position_id
-    if schema_version(db) - version - accounted - count_changes(db) < 2 or not reached:
+    unaccounted = schema_version(db) - version - accounted
+    # Nearly always nothing has changed; then the thousand tables that there may be are not looked at.
+    if unaccounted < 2 or unaccounted - count_changes(db) < 2 or not reached:
         return []
     return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, position_id)]
 
 
 def count_changes(db: apsw.Connection) -> int:
     """So many changes at least have made the schema that was captured last what it is now."""
-    return count_new_objects(db) + sum(_count_changes(db, shape) for shape in _shapes(db, sys.maxsize))
+    triggers: dict[str, set[str]] = {}
+    for name, table in all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"):
+        triggers.setdefault(table, set()).add(name)
+    shapes = _shapes(db, sys.maxsize)
+    return count_new_objects(db) + sum(_count_changes(db, each, triggers.get(each.table, set())) for each in shapes)
 
 
 def _shapes(db: apsw.Connection, since: int) -> list[Shape]:
@@ -69,11 +76,9 @@ def _columns(db: apsw.Connection, table: str) -> list[str]:
     return [name for (name,) in all_rows(db, "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,))]
 
 
-def _count_changes(db: apsw.Connection, shape: Shape) -> int:
-    """So many changes at least have made a table what it is now."""
-    ours = [trigger_name(event, shape.table) for event in EVENTS]
-    there = all_rows(db, "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (shape.table,))
-    if not any(name in ours for (name,) in there):
+def _count_changes(db: apsw.Connection, shape: Shape, triggers: Set[str]) -> int:
+    """So many changes at least have made a table, on which these `triggers` stand, what it is now."""
+    if triggers.isdisjoint(trigger_name(event, shape.table) for event in EVENTS):
         # Dropped and made again; to drop our triggers one by one takes more.
         return 2
     stored = all_rows(db, "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0", (shape.table,))

@@ -84,8 +84,10 @@ def create_tables() -> list[str]:
     """The statements that create everything but the values' columns and the pruning trigger."""
     return [
         f"CREATE TABLE {META}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), format, database, epoch,"
-        " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, refused, schema_text, since, bytes,"
-        " counted_through, pruned_through, forgotten_through, cut, span, user_version, application_id)",
+        " keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude, refused, since, bytes,"
+        " counted_through, pruned_through, forgotten_through, cut, span, user_version, application_id,"
+        # Last: with a thousand tables it is megabytes, which SQLite has to pass to reach what stands behind.
+        " schema_text)",
         f"CREATE TABLE {SHAPE}(id INTEGER PRIMARY KEY, tbl, is_current, key_width, since, body, range_width)",
         f"CREATE TABLE {LOG}(id INTEGER PRIMARY KEY, at, shape, op, size, v0, v1, v2, v3)",
         f"CREATE TABLE {FORGOTTEN}(id INTEGER PRIMARY KEY, shape, at, k0)",
