@@ -541,6 +541,30 @@ def test_rows_go_when_they_are_older_than_the_log_may_be(tmp_path: Path) -> None
     assert rows == newest - 300
 
 
+def test_a_write_does_as_much_when_the_log_is_long(tmp_path: Path) -> None:
+    """Counted are the steps of SQLite's machine: a pruning step that reads the whole log shows, a slow machine does not."""
+    db = new_database(tmp_path / "app.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+    put_log(db, keep_rows=100_000)
+    script = """
+        def insert(count):
+            before = steps
+            con.execute("BEGIN")
+            con.executemany("INSERT INTO t(a) VALUES (?)", ((n,) for n in range(count)))
+            con.execute("COMMIT")
+            return steps - before
+
+        def step():
+            global steps
+            steps += 1
+
+        steps = 0
+        con.set_progress_handler(step, 1)
+        out = [insert(values["step"]), insert(8 * values["step"]), insert(values["step"])][::2]
+    """
+    short, long = application(db, script, step=Limits(keep_rows=100_000).step)
+    assert long <= 1.05 * short
+
+
 def test_newest_row_is_never_pruned_when_every_limit_is_tiny(tmp_path: Path) -> None:
     db = new_database(tmp_path / "app.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
     put_log(db, keep_rows=1, keep_bytes=1, keep_age_s=0.001, keep_keys=1)
