@@ -1,4 +1,4 @@
-"""Four ways to ask SQLite something and get it as a plain value, and its own digest functions.
+"""Ways to ask SQLite something and get it as a plain value, and its own digest functions.
 
 apsw types every column as "one of five"; here what comes back is Any, and the caller, who wrote the
 SELECT, says what it is.
@@ -35,6 +35,21 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
     """The first column of the first row, or None where there is no row."""
     found = find_row(db, sql, bindings)
     return found[0] if found else None
+
+
+def has_table(db: apsw.Connection, name: str) -> bool:
+    """Whether `main` has this table now, without a reading of its whole schema.
+
+    `table_exists` alone answers from the schema as this connection parsed it last, whatever others did since.
+
+    >>> db = apsw.Connection(":memory:")
+    >>> _ = db.execute("CREATE TABLE t(a)")
+    >>> has_table(db, "t"), has_table(db, "u")
+    (True, False)
+    """
+    # Any statement on a table makes SQLite look whether what it has parsed is the schema still.
+    all_rows(db, "SELECT 1 FROM sqlite_schema LIMIT 0")
+    return db.table_exists("main", name)
 
 
 def own_collations(db: apsw.Connection, table: str, columns: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ Without, they exist in a form that does nothing, for as long as a table is made:
 ever needs them here, in a column without an index, a CHECK, a DEFAULT.  One that is called all the same raises, and
 nothing is written.  An index and a generated column do need them: nothing inert is supplied for these.
 
-Knows: apsw.  Does not know: whose table it is.
+Knows: what SQLite says of a table.  Does not know: whose table it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from typing import Never
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem
+from rollrep.query import all_rows
 
 GROUP = "rollrep.connections"
 """The group of entry points: functions that are called with every connection."""
@@ -62,14 +64,46 @@ def unknown_here(error: BaseException) -> SchemaProblem | None:
     >>> print(unknown_here(apsw.SQLError("no such function: sort_title")).facts)
     the application's own function sort_title is not known here
     """
-    found = _UNKNOWN.search(str(error)) if isinstance(error, apsw.SQLError) else None
+    if not isinstance(error, apsw.SQLError):
+        return None
+    if str(error) == "no query solution":
+        # All that SQLite says of it, see `missing_collation`.
+        return not_known("collation", "of a table WITHOUT ROWID")
+    found = _UNKNOWN.search(str(error))
     if found is None:
         return None
-    kind = "collation" if "collation" in found[1] else "function"
+    return not_known("collation" if "collation" in found[1] else "function", found[2])
+
+
+def not_known(kind: str, name: str) -> SchemaProblem:
+    """That a `kind` ("collation", "function") of the application's is missing on this machine."""
     return SchemaProblem(
-        f"the application's own {kind} {found[2]} is not known here",
+        f"the application's own {kind} {name} is not known here",
         remedy="install the plugin that gives it on both machines: see docs/collations.md",
     )
+
+
+def missing_collation(db: apsw.Connection, table: str) -> tuple[str, str] | None:
+    """A collation that the rows of `table` need to be read and written, and that is not here; and what needs it.
+
+    A WITHOUT ROWID table is itself an index of all its columns: where SQLite lacks the collation of any of them, it
+    finds "no query solution" for the simplest SELECT.
+    """
+    constraints = all_rows(
+        db,
+        "SELECT x.coll, iif(x.key, 'its keys use', 'it is WITHOUT ROWID and uses') FROM pragma_index_list(?) l,"
+        " pragma_index_xinfo(l.name) x WHERE l.origin <> 'c' AND x.coll IS NOT NULL ORDER BY x.key DESC",
+        (table,),
+    )
+    return next(((coll, needs) for coll, needs in constraints if not _is_known(db, coll)), None)
+
+
+def _is_known(db: apsw.Connection, collation: str) -> bool:
+    try:
+        all_rows(db, f"SELECT '' = '' COLLATE {sql.name(collation)}")
+    except apsw.SQLError:
+        return False
+    return True
 
 
 def _is_any_installed() -> bool:

@@ -342,6 +342,11 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "note",
         "its keys use the application's own collation locale",
     ),
+    "a column of a table WITHOUT ROWID by a collation of the application": (
+        "CREATE TABLE note(a PRIMARY KEY, title COLLATE locale) WITHOUT ROWID",
+        "note",
+        "it is WITHOUT ROWID and uses the application's own collation locale",
+    ),
     "an index over a function of the application": (
         "CREATE TABLE note(title); CREATE INDEX by_title ON note(mine(title))",
         "by_title",

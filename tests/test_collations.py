@@ -138,6 +138,10 @@ WITHOUT = "; without it, t is carried"
             "t: its keys use the application's own collation Locale Aware",
         ),
         (
+            "CREATE TABLE t(id DEFAULT 1 PRIMARY KEY, a COLLATE localeaware, b) WITHOUT ROWID; CREATE INDEX i ON t(b)",
+            "t: it is WITHOUT ROWID and uses the application's own collation localeaware",
+        ),
+        (
             "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE INDEX i ON t(sort_title(a))",
             f"i: {FUNCTION}{WITHOUT}",
         ),
@@ -262,6 +266,8 @@ EVERYTHING = (
     + UNIQUE
     + """
 CREATE TABLE tag(name TEXT COLLATE localeaware, kind, n, PRIMARY KEY(name, kind)) WITHOUT ROWID;
+CREATE TABLE field(type, ord, name TEXT COLLATE localeaware, PRIMARY KEY(type, ord)) WITHOUT ROWID;
+CREATE UNIQUE INDEX field_by_name ON field(name, type);
 CREATE TABLE label(name TEXT COLLATE "Locale Aware" UNIQUE, short AS (sort_title(name)), long AS (sort_title(name)) STORED);
 CREATE INDEX label_by_short ON label(short);
 CREATE TABLE shelf(id INTEGER PRIMARY KEY, name, n);
@@ -273,6 +279,9 @@ CREATE TRIGGER shelf_is_new AFTER INSERT ON shelf BEGIN
 )
 
 
+NOT_KNOWN = r"the application's own collation \S.* is not known here\n  next: install the plugin"
+
+
 def plugged(folder: Path, *names: str) -> dict[str, str]:
     """An environment in which these functions of the plugin are installed."""
     about = folder / "player-1.dist-info"
@@ -282,6 +291,32 @@ def plugged(folder: Path, *names: str) -> dict[str, str]:
     entries = "\n".join(f"{name} = player:{name}" for name in names)
     (about / "entry_points.txt").write_text(f"[rollrep.connections]\n{entries}\n")
     return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT COLLATE localeaware UNIQUE)",
+        "CREATE TABLE t(id PRIMARY KEY, name TEXT COLLATE localeaware) WITHOUT ROWID",
+    ],
+)
+def test_pull_says_what_is_missing_when_only_the_source_has_the_plugin(tmp_path: Path, table: str) -> None:
+    path, config = tmp_path / "app.db", tmp_path / "rollrep.toml"
+    player = Player(path)
+    player.con.execute(table)
+    player.con.execute("INSERT INTO t VALUES (1, 'The X')")
+    environment = plugged(tmp_path / "plugin", "connected")
+    done = subprocess.run([ROLLREP, "source", "install", path], env=environment, capture_output=True, check=True)
+    assert b"NOT CARRIED" not in done.stdout
+    subprocess.run([ROLLREP, "init", "app", f"local:{path}", "-c", config], capture_output=True, check=True)
+    pull = [ROLLREP, "pull", "app", "-c", config]
+    failed = subprocess.run(pull, capture_output=True, text=True, check=False)
+    assert failed.returncode == 15
+    assert re.search(NOT_KNOWN, failed.stderr) and "localeaware" in failed.stderr
+    subprocess.run(pull, env=environment, capture_output=True, check=True)
+    with contextlib.closing(Player(tmp_path / "rollrep-data" / "app" / "mirror.db").con) as con:
+        assert con.execute("SELECT * FROM t").fetchall() == [(1, "The X")]
+    player.close()
 
 
 def test_all_is_carried_when_a_plugin_gives_what_the_application_has(tmp_path: Path) -> None:
@@ -299,7 +334,8 @@ def test_all_is_carried_when_a_plugin_gives_what_the_application_has(tmp_path: P
         for n in range(start, start + 20):
             with contextlib.suppress(sqlite3.IntegrityError):
                 player.con.execute(random_statement(rng))
-            player.con.execute("REPLACE INTO tag VALUES (?, ?, ?)", ("aAbBcC"[n % 6], n % 3, n))
+            for table, row in (("tag", ("aAbBcC"[n % 6], n % 3, n)), ("field", (n % 3, n, "nNoOpP"[n % 6]))):
+                player.con.execute(f"REPLACE INTO {table} VALUES (?, ?, ?)", row)
             player.con.execute("REPLACE INTO label(name) VALUES (?)", (f"{'The ' * (n % 2)}{'xXyY'[n % 4]} {n % 5}",))
             # What REPLACE removes takes its boxes along, beside triggers that write to the same rows.
             player.con.execute("PRAGMA foreign_keys = ON")
@@ -330,9 +366,7 @@ def test_all_is_carried_when_a_plugin_gives_what_the_application_has(tmp_path: P
     for command in (["mirror", "app"], ["restore", "app", "--at", "latest", "--output", tmp_path / "none.db"]):
         failed = subprocess.run([ROLLREP, *command, "-c", config], capture_output=True, text=True, check=False)
         assert failed.returncode == 15
-        assert re.search(
-            r"the application's own collation \S.* is not known here\n  next: install the plugin", failed.stderr
-        )
+        assert re.search(NOT_KNOWN, failed.stderr)
     again = Player(output)
     assert again.finds() == player.finds()
     for (table,) in player.con.execute(

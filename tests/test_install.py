@@ -32,6 +32,7 @@ from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source.database import open_source
 from rollrep.source.install import install, uninstall
+from rollrep.source.log import has_log
 from rollrep.source.tables import Limits
 
 SCHEMAS = ("django", "rails", "bookmarks", "recorder", "notes")
@@ -563,6 +564,14 @@ def test_a_write_does_as_much_when_the_log_is_long(tmp_path: Path) -> None:
     """
     short, long = application(db, script, step=Limits(keep_rows=100_000).step)
     assert long <= 1.05 * short
+
+
+def test_log_is_there_or_not_as_it_is_now_when_somebody_else_changed_that(tmp_path: Path) -> None:
+    db = new_database(tmp_path / "app.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+    with opened(db) as con, opened(db) as other:
+        for change, there in ((lambda: install(other, Limits()), True), (lambda: uninstall(other), False)) * 2:
+            change()
+            assert has_log(con) is there
 
 
 def test_newest_row_is_never_pruned_when_every_limit_is_tiny(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def statements(path: Path) -> Iterator[list[str]]:
 
 
 def readings(found: list[str]) -> int:
-    """How many of them name SQLite's schema table."""
-    return sum(1 for sql in found if SCHEMA.search(sql))
+    """How many of them read SQLite's schema table; without a row of it they only ask whether it is as it was."""
+    return sum(1 for sql in found if SCHEMA.search(sql) and not sql.endswith(" LIMIT 0"))
 
 
 def pulled(pair: FollowedPair, answer: str) -> Outcome:

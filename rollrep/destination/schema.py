@@ -20,7 +20,7 @@ from rollrep.core.errors import SchemaProblem
 from rollrep.core.nouns import PREFIX, Layout, SchemaObject, Shape
 from rollrep.destination.inert import make_inert
 from rollrep.query import all_rows
-from rollrep.strangers import Strangers, unknown_here
+from rollrep.strangers import Strangers, missing_collation, not_known, unknown_here
 
 _DROP_ORDER = ("trigger", "view", "index", "table")
 _CREATE_ORDER = ("table", "index", "view", "trigger")
@@ -90,6 +90,8 @@ def evolve(db: apsw.Connection, old: Layout | None, new: Layout, *, keep: bool =
 
 def _require_columns(db: apsw.Connection, shape: Shape) -> None:
     """A shape that is believed and fits no table would be asked for by every later pull, and by `mirror` too."""
+    if needed := missing_collation(db, shape.table):
+        raise not_known("collation", needed[0])
     try:
         # Only a name behind a table's is never taken for a text.
         all_rows(db, f"SELECT {sql.names(shape.columns, 't.')} FROM main.{sql.name(shape.table)} t LIMIT 0")

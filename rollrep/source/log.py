@@ -14,7 +14,7 @@ import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.nouns import PREFIX, Facts, Op, Point, Position, Refused, Shape
-from rollrep.query import all_rows, as_text, find_row, one_row, one_value, text_bytes
+from rollrep.query import all_rows, as_text, find_row, has_table, one_row, one_value, text_bytes
 from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, POINT_SIZE, SCHEMA_TEXT, SHAPE, Limits
 
 TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {0})"
@@ -93,8 +93,7 @@ def is_whole(db: apsw.Connection, pruned_through: int) -> bool:
 
 
 def has_log(db: apsw.Connection) -> bool:
-    # Asked at every question of a destination: it reads what SQLite has parsed, not the schema's table.
-    return db.table_exists("main", META)
+    return has_table(db, META)
 
 
 def read_meta(db: apsw.Connection) -> Meta:
@@ -204,7 +203,7 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     proof = proof_of(db, ends.newest)
     assert proof is not None
     sequence: tuple[tuple[str, int], ...] = ()
-    if db.table_exists("main", "sqlite_sequence"):
+    if has_table(db, "sqlite_sequence"):
         sequence = tuple(
             all_rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq)='integer' AND typeof(name)='text'")
         )

@@ -22,7 +22,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
-from rollrep.strangers import Strangers
+from rollrep.strangers import Strangers, missing_collation
 
 _MISSING = re.compile(r"no such (function|collation sequence): (.*)")
 _MISMATCH = re.compile(r'foreign key mismatch - "(.*)" referencing "(.*)"')
@@ -59,25 +59,10 @@ def what_is_missing(table: str, texts: Texts) -> dict[str, str]:
                     missing[name] = f"it uses the application's own {_CALLED[found[1]]} {found[2]}"
                 if name == table:
                     break
-        constraints = all_rows(empty, "SELECT name FROM pragma_index_list(?) WHERE origin <> 'c'", (table,))
-        for collation in {coll for (index,) in constraints for coll in _collations(empty, index)}:
-            if not _is_known(empty, collation):
-                missing[table] = f"its keys use the application's own collation {collation}"
+        if needed := missing_collation(empty, table):
+            collation, needs = needed
+            missing[table] = f"{needs} the application's own collation {collation}"
     return missing
-
-
-def _collations(db: apsw.Connection, index: str) -> list[str]:
-    """Those that order its entries, and no expression's."""
-    found = all_rows(db, "SELECT coll FROM pragma_index_xinfo(?) WHERE key AND coll IS NOT NULL", (index,))
-    return [collation for (collation,) in found]
-
-
-def _is_known(db: apsw.Connection, collation: str) -> bool:
-    try:
-        db.execute(f"SELECT '' = '' COLLATE {sql.name(collation)}").fetchall()
-    except apsw.SQLError:
-        return False
-    return True
 
 
 def _complaint(empty: apsw.Connection, text: str) -> str:
