@@ -1,6 +1,6 @@
 """Runs the benchmarks, all or by name, prints one table and writes RESULTS.md.
 
-    python -m bench                   everything, some 80 minutes
+    python -m bench                   everything, some three hours
     python -m bench --quick           everything, about a minute each
     python -m bench capture wire      some of them
 
@@ -34,6 +34,7 @@ QUESTIONS = {
     "mirror_again": "mirroring again, beside sqlite3_rsync",
     "restarts": "restarts while the application writes, beside Litestream: how many leave a wrong copy",
     "time_travel": "a day of hourly snapshots beside Litestream, restic and borg; asking the past",
+    "large": "a large source, transaction, history, many tables, wide tables: memory and seconds",
 }
 EXTRA = {"profile_pull": "where the CPU time of a pull goes, statement by statement"}
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import atexit
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import apsw
+
+from bench.processes import peak_bytes
 
 _longest = {"transaction_ms": 0.0, "statement_ms": 0.0}
 
@@ -50,9 +51,8 @@ def main() -> None:
 
 
 def _write(out: Path) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     with out.open("a") as file:
-        file.write(json.dumps({**_longest, "peak_bytes": peak}) + "\n")
+        file.write(json.dumps({**_longest, "peak_bytes": peak_bytes()}) + "\n")
 
 
 if __name__ == "__main__":
