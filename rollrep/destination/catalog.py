@@ -14,12 +14,11 @@ Knows: SQL of its own tables.  Does not know: the mirror, the wire.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apsw
 
@@ -52,16 +51,14 @@ FRESHNESS = "CREATE TABLE IF NOT EXISTS freshness(hour TEXT PRIMARY KEY, pulls, 
 """how old the mirror had become at most before a pull of that hour; nothing else needs it to be there"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One unbroken history, and the life of the log that it is of."""
 
     line: int
     epoch: str
 
 
-@dataclasses.dataclass(frozen=True)
-class LineStory:
+class LineStory(NamedTuple):
     """Why and when a line began; `began` is the destination's time."""
 
     line: int
@@ -70,8 +67,7 @@ class LineStory:
     began: dt.datetime
 
 
-@dataclasses.dataclass(frozen=True)
-class Freshness:
+class Freshness(NamedTuple):
     """The pulls of one hour of the source's time, and how old the mirror had become at most before one of them."""
 
     hour: dt.datetime
@@ -79,8 +75,7 @@ class Freshness:
     longest_s: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Archived log rows `first` to `last`; `path` is below the job's folder."""
 
     line: int
@@ -91,8 +86,7 @@ class Segment:
     bytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class CatalogPoint:
+class CatalogPoint(NamedTuple):
     """A point as people name it: `point` is its number, `id` its place in the log."""
 
     point: int
@@ -104,8 +98,7 @@ class CatalogPoint:
     time: dt.datetime
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The database at a log id; `time` is the source's, `path` is below the job's folder."""
 
     line: int
@@ -126,8 +119,7 @@ class Snapshot:
         return int(name.rpartition("-")[2]) if ending == "change" else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Hole:
+class Hole(NamedTuple):
     """The log ids between `after` and `until` were never seen."""
 
     line: int
@@ -222,7 +214,7 @@ class Catalog:
     def add_segment(self, segment: Segment) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO segment(line, first, last, proof, path, bytes) VALUES (?, ?, ?, ?, ?, ?)",
-            dataclasses.astuple(segment),
+            segment,
         )
 
     def segments_after(self, line: int, log_id: int) -> list[Segment]:
