@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import apsw
@@ -23,7 +25,7 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
-from rollrep.destination.changes import unpack_snapshot
+from rollrep.destination.changes import unpack_unchecked
 from rollrep.destination.inert import integrity_problems, structure_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state, remove_database, transaction
 from rollrep.destination.partial import wanted_shapes
@@ -66,6 +68,10 @@ class Plan:
         return sum(each.bytes for each in self.chain) + sum(each.bytes for each in self.segments)
 
 
+def _nothing() -> None:
+    """All was checked."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Built:
     """A file that has the rows of a point, and still what is ours."""
@@ -77,6 +83,8 @@ class Built:
     """virtual tables that are as of an earlier log id"""
     rebuilt: tuple[str, ...] = ()
     """full-text indexes that were made anew from their content table, as that was at the point"""
+    require: Callable[[], None] = _nothing
+    """what is still to be checked of its rows, in any thread; raises VerifyFailed"""
 
 
 def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> Built | None:
@@ -86,7 +94,7 @@ def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> B
     progress("copying the mirror")
     try:
         with contextlib.closing(read_mirror(store)) as mirror:
-            state = copy_database(mirror, path)
+            state = copy_database(mirror, path, as_file=True)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise VerifyFailed(
             f"{store.mirror} is damaged: {error}",
@@ -115,10 +123,18 @@ def stands_at(state: State | None, point: CatalogPoint) -> bool:
     )
 
 
-def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress) -> Built:
-    """The snapshot, the archive's rows replayed on it, and the virtual tables brought as near as can be."""
+def from_archive(
+    store: Store, catalog: Catalog, chosen: Plan, path: Path, progress: Progress, *, is_finished: bool = False
+) -> Built:
+    """The snapshot, the archive's rows replayed on it, and the virtual tables brought as near as can be.
+
+    With `is_finished` the caller promises to call `finish`, and where that can be, rows are checked there.
+    """
     progress(f"unpacking the snapshot of {iso(chosen.snapshot.time)}")
-    unpack_snapshot(store, chosen.chain, path)
+    require = unpack_unchecked(store, chosen.chain, path)
+    if chosen.segments or not is_finished:
+        require()
+        require = _nothing
     archive = Archive(store, catalog)
     with contextlib.closing(open_mirror(path, scratch=True)) as db:
         state = read_state(db)
@@ -155,7 +171,7 @@ def from_archive(store: Store, catalog: Catalog, chosen: Plan, path: Path, progr
         with transaction(db):
             replay.finish()
         shadows.finish(db, scratch_beside(path))
-    return Built(state, state.layout, shadows.earlier, shadows.rebuilt)
+    return Built(state, state.layout, shadows.earlier, shadows.rebuilt, require)
 
 
 def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
@@ -172,27 +188,30 @@ def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layo
             set_sequence(db, point_sequence(point.sequence or "", layout.encoding), layout.shapes)
 
 
-def finish(path: Path, layout: Layout, *, every_index: bool) -> int:
+def finish(path: Path, built: Built, *, every_index: bool) -> int:
     """Takes out what is ours, checks the whole file, and counts its rows.  Raises VerifyFailed.
 
-    Every page is read; with `every_index` every row is also looked up in every index, which takes longer than
-    all the rest.
+    Meanwhile its pages go to the disk, so that the caller's own sync finds little left.  Every page is read; with
+    `every_index` every row is also looked up in every index, which takes longer than all the rest.
     """
-    with contextlib.closing(open_mirror(path, scratch=True)) as db:
+    layout = built.layout
+    # To close it takes the locks of every connection to it here, so that comes last.
+    with path.open("rb") as file, contextlib.closing(open_mirror(path, scratch=True)) as db:
         # A table that was written and is gone leaves pages that would stay zeroed only in a VACUUM.
         db.execute("PRAGMA main.secure_delete = ON").fetchall()
         db.execute(f"DROP TABLE main.{STATE}")
         for image in ("batch", "chunk"):
             db.execute(f"DETACH {image}")
-        tables = [
-            name
-            for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
-            if not name.startswith(("sqlite_", PREFIX))
-        ]
+        names = all_rows(db, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+        tables = [name for (name,) in names if not name.startswith(("sqlite_", PREFIX))]
         rows = sum(int(one_value(db, f"SELECT count(*) FROM main.{sql.name(table)}")) for table in tables)
         # Of its own, because here the modules themselves have been asked for their tables already.
-        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as fresh:
+        fresh = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        with contextlib.closing(fresh), futures.ThreadPoolExecutor(2) as beside:
+            steps = [beside.submit(os.fsync, file.fileno()), beside.submit(built.require)]
             problems = (integrity_problems if every_index else structure_problems)(fresh, layout)
+            for step in steps:
+                step.result()
         if problems:
             raise VerifyFailed(f"the restored database is not sound: {problems[0]}", remedy="try an earlier point")
         if layout.journal_mode == "wal":

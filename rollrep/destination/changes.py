@@ -19,7 +19,8 @@ Knows: containers, snapshots, replay, the catalog.  Does not know: what is due, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -98,9 +99,18 @@ def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> No
 
     Raises VerifyFailed where a file is damaged, or what comes out is not what the mirror was.
     """
+    unpack_unchecked(store, chain, target)()
+
+
+def unpack_unchecked(store: Store, chain: Sequence[Snapshot], target: Path) -> Callable[[], None]:
+    """As `unpack_snapshot`, but that what comes out is what the mirror was is left to the caller.
+
+    What is returned says so or raises VerifyFailed; it reads `target` by a connection of its own, in any thread,
+    and must be called before a row there is believed or changed.
+    """
     if len(chain) == 1:
         unpack_whole(store, chain[0], target)
-        return
+        return lambda: None
     rows = target.with_name(f"{target.name}.rows")
     try:
         with futures.ThreadPoolExecutor(1) as beside:
@@ -118,10 +128,9 @@ def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> No
                 replay.finish()
                 apply_facts(db, last.facts, last.shapes)
                 write_state(db, msgspec.structs.replace(state, position=last.position, time=last.time))
-            detach_log_file(db)
-            _require_digests(db, last, find_file(store, chain[-1].path))
     finally:
         remove_database(rows)
+    return functools.partial(_require_digests, target, last, find_file(store, chain[-1].path))
 
 
 def _gather(store: Store, chain: Sequence[Snapshot], rows: Path) -> tuple[ChangeHolds, ChangeHolds]:
@@ -283,8 +292,10 @@ def _digests(db: apsw.Connection, shapes: Sequence[Shape]) -> Iterator[tuple[str
         yield shape.table, one_value(db, "SELECT sha1_query(?)", (digest_query(shape, None, None),))
 
 
-def _require_digests(db: apsw.Connection, holds: ChangeHolds, path: Path) -> None:
-    load_digests(db, "sha1")
-    for found, said in zip(_digests(db, holds.shapes), holds.digests, strict=True):
-        if found != said:
-            raise container.damaged(path, f"what it leads to is not what the mirror was: table {said[0]}")
+def _require_digests(database: Path, holds: ChangeHolds, path: Path) -> None:
+    with contextlib.closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+        db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        load_digests(db, "sha1")
+        for found, said in zip(_digests(db, holds.shapes), holds.digests, strict=True):
+            if found != said:
+                raise container.damaged(path, f"what it leads to is not what the mirror was: table {said[0]}")

@@ -20,6 +20,8 @@ from rollrep.core.nouns import Layout
 
 CACHE_KIB = 40_960
 """of every connection that goes through a whole database"""
+STREAMED_KIB = 2_048
+"""where each page is read once, in its order: to remember more of them only takes time"""
 
 
 class _Inert:
@@ -56,18 +58,18 @@ def integrity_problems(db: apsw.Connection, layout: Layout | None = None) -> lis
     check, and an index that the application itself left out of step with its content is no damage.  Nor is a row
     that it wrote with its checks switched off.
     """
-    return _problems(db, layout, "integrity_check")
+    return _problems(db, layout, "integrity_check", CACHE_KIB)
 
 
 def structure_problems(db: apsw.Connection, layout: Layout | None = None) -> list[str]:
     """The same without looking each row up in each index: every page is read and the entries of each index are
     counted, at the speed of a copy."""
-    return _problems(db, layout, "quick_check")
+    return _problems(db, layout, "quick_check", STREAMED_KIB)
 
 
-def _problems(db: apsw.Connection, layout: Layout | None, check: str) -> list[str]:
+def _problems(db: apsw.Connection, layout: Layout | None, check: str, cache_kib: int) -> list[str]:
     make_inert(db, {each.module for each in layout.virtuals} if layout else set())
-    for pragma in ("ignore_check_constraints = ON", f"main.cache_size = -{CACHE_KIB}"):
+    for pragma in ("ignore_check_constraints = ON", f"main.cache_size = -{cache_kib}"):
         db.execute(f"PRAGMA {pragma}").fetchall()
     lines = [str(row[0]) for row in db.execute(f"PRAGMA main.{check}(3)")]
     return [] if lines == ["ok"] else lines

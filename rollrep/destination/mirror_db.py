@@ -92,8 +92,9 @@ def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = Fal
             db.execute(f"PRAGMA auto_vacuum = {layout.auto_vacuum:d}").fetchall()
             db.execute(f"CREATE TABLE {STATE}(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
         for pragma in (
-            f"journal_mode = {'OFF' if scratch else 'WAL'}",
+            # Before the other, which syncs all of a file that had a WAL.
             f"synchronous = {'OFF' if scratch else 'NORMAL'}",
+            f"journal_mode = {'OFF' if scratch else 'WAL'}",
             "foreign_keys = OFF",
             "ignore_check_constraints = ON",
             f"cache_size = -{CACHE_KIB}",

@@ -101,11 +101,13 @@ def restore(
             remove_database(path)
         base = whole if chosen.tables else temporary
         with container.disk_room(output), full_disk_as_oserror(), reading(store):
-            built = from_mirror(store, chosen, base, progress) or from_archive(store, catalog, chosen, base, progress)
+            built = from_mirror(store, chosen, base, progress) or from_archive(
+                store, catalog, chosen, base, progress, is_finished=True
+            )
             if chosen.tables:
                 built = dataclasses.replace(built, layout=copy_tables(whole, temporary, built.layout, chosen.tables))
             progress("checking")
-            rows = finish(temporary, built.layout, every_index=every_index)
+            rows = finish(temporary, built, every_index=every_index)
             said = tuple(complaints(temporary, built.layout))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -22,6 +22,7 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.file_copy import copy_file
 from rollrep.destination.mirror_db import State, read_state
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
@@ -84,26 +85,32 @@ def points_at(catalog: Catalog, state: State) -> tuple[Point, ...]:
     )
 
 
-def copy_database(mirror: apsw.Connection, target: Path) -> State:
-    """Copies the whole mirror to the file `target`, as of one moment; its state at that moment."""
+def copy_database(mirror: apsw.Connection, target: Path, *, as_file: bool = False) -> State:
+    """Copies the whole mirror to the file `target`, as of one moment; its state at that moment.
+
+    With `as_file` the kernel copies, where it can.
+    """
     target.unlink(missing_ok=True)
-    with (
-        container.disk_room(target),
-        full_disk_as_oserror(),
-        contextlib.closing(apsw.Connection(str(target))) as copy,
-    ):
-        copy.execute("PRAGMA synchronous = OFF")
+    with container.disk_room(target), full_disk_as_oserror():
         mirror.execute("BEGIN")
         try:
             state = read_state(mirror)
             if state is None:
                 raise VerifyFailed(f"{mirror.filename} is no mirror of rollrep")
-            with copy.backup("main", mirror, "main") as backup:
-                backup.step(-1)
+            if not (as_file and copy_file(mirror, target)):
+                target.unlink(missing_ok=True)
+                _copy_pages(mirror, target)
         finally:
             if mirror.in_transaction:
                 mirror.execute("ROLLBACK")
     return state
+
+
+def _copy_pages(mirror: apsw.Connection, target: Path) -> None:
+    with contextlib.closing(apsw.Connection(str(target))) as copy:
+        copy.execute("PRAGMA synchronous = OFF")
+        with copy.backup("main", mirror, "main") as backup:
+            backup.step(-1)
 
 
 @contextlib.contextmanager
