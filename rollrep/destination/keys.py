@@ -17,8 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import apsw
 import zstandard
@@ -29,6 +32,8 @@ from rollrep.destination.catalog import Segment
 from rollrep.query import all_rows, find_row, one_value
 
 FORMAT = 1
+AT_A_TIME = min(4, os.cpu_count() or 1)
+"""segments that are looked at beside each other"""
 ALL_SHAPES = 0
 SMALLEST_PACKED_BYTES = 256
 MOST_WAITING = 64
@@ -48,6 +53,7 @@ class KeyIndex:
     def __init__(self, path: Path) -> None:
         self._db: apsw.Connection | None = None
         self._waiting: list[tuple[int, int, int, bytes, bytes]] = []
+        self._lock = threading.Lock()
         for _ in range(2):
             try:
                 self._db = _open(path)
@@ -81,23 +87,33 @@ class KeyIndex:
                 yield segment, True
 
     def learn(self, db: apsw.Connection, segment: Segment, shapes: Sequence[Shape]) -> None:
-        """Notes the keys of `batch` of `db`, which is this segment."""
+        """Notes the keys of `batch` of `db`, which is this segment; called from any thread."""
         if self._db is None:
             return
         names = " ".join(str(shape.id) for shape in shapes)
+        learned = []
         for shape_id, text in [(ALL_SHAPES, names), *((shape.id, _keys_in(db, shape)) for shape in shapes)]:
             keys = f" {text} ".encode()
             if len(keys) >= SMALLEST_PACKED_BYTES:
                 keys = zstandard.ZstdCompressor(level=3).compress(keys)
-            self._waiting.append((segment.line, segment.first, shape_id, keys, _digest(segment, shape_id, keys)))
-        if len(self._waiting) >= MOST_WAITING:
-            self._write()
+            learned.append((segment.line, segment.first, shape_id, keys, _digest(segment, shape_id, keys)))
+        with self._lock:
+            self._waiting += learned
+            if len(self._waiting) >= MOST_WAITING:
+                self._write()
 
     def _known(self, segments: Sequence[Segment], shape: Shape) -> Known:
         if self._db is None or not segments:
             return {}
         by_first = {segment.first: segment for segment in segments}
         found: Known = {}
+
+        def believed(row: tuple[Any, ...]) -> bytes | None:
+            first, shape_id, keys, digest = row
+            segment = by_first.get(first)
+            is_right = segment is not None and digest == _digest(segment, shape_id, keys)
+            return _unpacked(keys) if is_right else None
+
         with contextlib.suppress(apsw.Error):
             rows = all_rows(
                 self._db,
@@ -105,10 +121,10 @@ class KeyIndex:
                 " WHERE line = ? AND first BETWEEN ? AND ? AND shape IN (?, ?)",
                 (segments[0].line, segments[0].first, segments[-1].first, ALL_SHAPES, shape.id),
             )
-            for first, shape_id, keys, digest in rows:
-                segment = by_first.get(first)
-                if segment is not None and digest == _digest(segment, shape_id, keys):
-                    found.setdefault(first, {})[shape_id] = _unpacked(keys)
+            with futures.ThreadPoolExecutor(AT_A_TIME) as readers:
+                for (first, shape_id, *_), keys in zip(rows, readers.map(believed, rows), strict=True):
+                    if keys is not None:
+                        found.setdefault(first, {})[shape_id] = keys
         named = f" {shape.id} ".encode()
         return {
             first: each
