@@ -116,7 +116,7 @@ class Job:
         return sum(1 for pattern in unfinished for _ in self.store.rglob(pattern))
 
     def store_mb(self, part: str) -> float:
-        return sum(path.stat().st_size for path in (self.store / part).rglob("*") if path.is_file()) / 1e6
+        return sum(map(_bytes, (self.store / part).rglob("*"))) / 1e6
 
     def _took(self, used: processes.Usage, told: dict[str, Any]) -> Took:
         served = []
@@ -244,54 +244,71 @@ def _seconds_per_operation(pulls: Sequence[Took]) -> float:
 
 def one_transaction(stage: Stage) -> Iterator[Figure]:
     rows = stage.pick(4_000_000, 40_000)
-    size = f"a transaction of {rows * 500 / 1e9:.2g} GB"
     # In the quick form the limits are a hundredth, too.
     small = ("--keep-rows", "5000", "--keep-bytes", "640KiB", "--keep-keys", "20000") if stage.quick else ()
     for limits, which in ((KEEP_ALL, "the log holds it"), (small, "default limits")):
-        job = Job(stage, "transaction", "account", "marker")
-        _make_accounts(job.source, 10_000)
-        with _open(job.source) as db:
-            # Else most of the time goes into random pages of an index that has outgrown SQLite's cache.
-            db.execute("DROP INDEX account_balance")
-            db.execute("CREATE TABLE marker(n INTEGER)")
-            db.execute("INSERT INTO marker VALUES (0)")
-            db.commit()
-        rollrep("source", "install", str(job.source), *limits)
-        job.pull("mirror")
-        before = _glance(job.mirror)
-        written = job.application("transaction", "--count", str(rows))
-        yield Figure(f"{size}, {which}: written", [written["wall_s"]], "s")
-        yield Figure(f"{size}, {which}: peak memory, application", [written["peak_bytes"] / 1e6], "MB", at_most=MOST_MB)
-        kept = job.folder / "kept"
-        shutil.copytree(job.store.parent, kept)
-        seen: set[tuple[int, ...]] = set()
-        with _looking(job.mirror, seen):
-            pulled = job.pull()
-        yield from took_figures(f"{size}, {which}: pull ({pulled.told['answer']})", pulled)
-        yield Figure(f"{size}, {which}: pull, longest read transaction", [pulled.longest_read_ms], "ms")
-        job.require_same(job.mirror)
-        shutil.rmtree(job.store.parent)
-        kept.rename(job.store.parent)
-        with _looking(job.mirror, seen):
-            for share in (0.3, 0.8):
-                _killed_pull(job, pulled.seconds * share)
-            again = job.pull()
-        yield from took_figures(f"{size}, {which}: pull after two kill -9", again)
-        job.require_same(job.mirror)
-        between = seen - {before, _glance(job.source)}
-        yield Figure(
-            f"{size}, {which}: states that a reader saw besides before and after", [len(between)], "states", at_most=0
-        )
-        yield Figure(f"{size}, {which}: files left over", [job.leftovers()], "files", at_most=0)
-        shutil.rmtree(job.folder)
+        yield from _transaction(stage, rows, limits, f"a transaction of {rows * 500 / 1e9:.2g} GB, {which}")
 
 
-def _killed_pull(job: Job, after_s: float) -> None:
-    """A pull that gets SIGKILL after so many seconds; its `serve` ends by itself, for want of a reader."""
+def _transaction(stage: Stage, rows: int, limits: Sequence[str], name: str) -> Iterator[Figure]:
+    job = Job(stage, "transaction", "account", "marker")
+    _make_accounts(job.source, 10_000)
+    with _open(job.source) as db:
+        # Else most of the time goes into random pages of an index that has outgrown SQLite's cache.
+        db.execute("DROP INDEX account_balance")
+        db.execute("CREATE TABLE marker(n INTEGER)")
+        db.execute("INSERT INTO marker VALUES (0)")
+        db.commit()
+    rollrep("source", "install", str(job.source), *limits)
+    job.pull("mirror")
+    before = _glance(job.mirror)
+    written = job.application("transaction", "--count", str(rows))
+    yield Figure(f"{name}: written", [written["wall_s"]], "s")
+    yield Figure(f"{name}: peak memory, application", [written["peak_bytes"] / 1e6], "MB", at_most=MOST_MB)
+    kept = job.folder / "kept"
+    shutil.copytree(job.store.parent, kept)
+    seen: set[tuple[int, ...]] = set()
+    with _looking(job.mirror, seen):
+        pulled = job.pull()
+    yield from took_figures(f"{name}: pull ({pulled.told['answer']})", pulled)
+    yield Figure(f"{name}: pull, longest read transaction", [pulled.longest_read_ms], "ms")
+    job.require_same(job.mirror)
+    shutil.rmtree(job.store.parent)
+    kept.rename(job.store.parent)
+    with _looking(job.mirror, seen):
+        # Once while it fetches, once while it replays what it has: each in the first third of that.
+        _pull_killed_when(job, lambda path: not path.name.startswith("mirror.db"), 50 * rows)
+        _pull_killed_when(job, lambda path: path.name == "mirror.db-wal", 100 * rows)
+        again = job.pull()
+    yield from took_figures(f"{name}: pull after two kill -9", again)
+    job.require_same(job.mirror)
+    between = seen - {before, _glance(job.source)}
+    yield Figure(f"{name}: states that a reader saw besides before and after", [len(between)], "states", at_most=0)
+    yield Figure(f"{name}: files left over", [job.leftovers()], "files", at_most=0)
+    shutil.rmtree(job.folder)
+
+
+def _pull_killed_when(job: Job, which: Callable[[Path], bool], most: int) -> None:
+    """A pull that gets SIGKILL when `which` files of the store have more than `most` bytes.
+
+    Raises RuntimeError where it ended before that: then nothing was tried.
+    """
     with subprocess.Popen([*ROLLREP, "pull", "bench"], env=job.env, stdout=subprocess.DEVNULL) as child:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(after_s)
-        child.send_signal(signal.SIGKILL)
+        while child.poll() is None:
+            if sum(map(_bytes, filter(which, job.store.rglob("*")))) > most:
+                child.kill()
+                break
+            time.sleep(0.01)
+    if child.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"a pull was to be killed, and ended with {child.returncode}")
+
+
+def _bytes(path: Path) -> int:
+    """0 where it has gone meanwhile, as files of a pull do."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _glance(path: Path) -> tuple[int, ...]:
