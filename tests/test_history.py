@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from sources import pull_once
 from test_diff import oracle_row
 
 from rollrep.core.errors import MirrorNeeded
+from rollrep.core.nouns import Op, Shape
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog, CatalogPoint, Segment
 from rollrep.destination.history import RowHistory, Version
+from rollrep.destination.keys import KeyIndex
 from rollrep.destination.mirror_db import read_state
 from rollrep.destination.stretches import Window
 from rollrep.source.install import install
@@ -218,3 +221,25 @@ def test_hole_is_named_when_operations_were_let_go_of(pair: FollowedPair) -> Non
     assert "let go of" in cut[at].detail and "not kept any more" in cut[at].detail
     assert cut[:at] == whole[:at] and len(cut[:at]) > 1
     assert [each.row and each.row["a"] for each in cut[at + 1 :]] == ["t:6C617465", "t:6C61746572"]
+
+
+def test_keys_of_all_segments_are_never_in_memory_together_when_they_are_many(tmp_path: Path) -> None:
+    shape = Shape(1, "t", ("id", "a"), 1, False, False, ("BINARY",), (), False, True)
+    segments = [Segment(1, n * 10_000 + 1, (n + 1) * 10_000, f"proof {n}", "", 1) for n in range(100)]
+    with contextlib.closing(KeyIndex(tmp_path / "keys.db")) as index, contextlib.closing(apsw.Connection("")) as db:
+        db.execute("ATTACH ':memory:' AS batch; CREATE TABLE batch.log(id, shape, op, v0)")
+        counted = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+        db.execute(f"{counted} INSERT INTO batch.log SELECT i, 1, {Op.PUT:d}, 1000000 + i FROM n")
+        for segment in segments:
+            index.learn(db, segment, [shape])
+    with contextlib.closing(KeyIndex(tmp_path / "keys.db")) as index:
+        tracemalloc.start()
+        try:
+            assert [list(index.may_hold(segments, shape, [f"i:{key}"])) for key in (7, 1_000_001)] == [
+                [],
+                [(segment, True) for segment in segments],
+            ]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 100 * 10_000 * 8 / 4

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,15 +37,14 @@ AT_A_TIME = min(4, os.cpu_count() or 1)
 """segments that are looked at beside each other"""
 ALL_SHAPES = 0
 SMALLEST_PACKED_BYTES = 256
+AT_ONCE = 4 * AT_A_TIME
+"""rows of the index in memory"""
 MOST_WAITING = 64
 """segments whose keys wait to be written together"""
 SCHEMA = f"""
 CREATE TABLE seen(line, first, shape, keys, digest, PRIMARY KEY (line, first, shape)) WITHOUT ROWID;
 PRAGMA user_version = {FORMAT};
 """
-
-Known = dict[int, dict[int, bytes]]
-"""by a segment's first log id: by shape, the keys"""
 
 
 class KeyIndex:
@@ -77,14 +77,11 @@ class KeyIndex:
 
     def may_hold(self, segments: Sequence[Segment], shape: Shape, key: Sequence[str]) -> Iterator[tuple[Segment, bool]]:
         """The segments of one line that may hold rows with this key, and whether each is in the index already."""
-        known = self._known(segments, shape)
-        sought = f" {key_text(shape, key)} ".encode()
+        known = self._known(segments, shape, f" {key_text(shape, key)} ".encode())
         for segment in segments:
-            found = known.get(segment.first)
-            if found is None:
-                yield segment, False
-            elif shape.id in found and sought in found[shape.id]:
-                yield segment, True
+            may_hold = known.get(segment.first)
+            if may_hold is not False:
+                yield segment, may_hold is not None
 
     def learn(self, db: apsw.Connection, segment: Segment, shapes: Sequence[Shape]) -> None:
         """Notes the keys of `batch` of `db`, which is this segment; called from any thread."""
@@ -102,34 +99,38 @@ class KeyIndex:
             if len(self._waiting) >= MOST_WAITING:
                 self._write()
 
-    def _known(self, segments: Sequence[Segment], shape: Shape) -> Known:
+    def _known(self, segments: Sequence[Segment], shape: Shape, sought: bytes) -> dict[int, bool]:
+        """Whether a segment may hold the key, by its first log id; of those that are in the index.
+
+        The keys of all segments together are hundreds of megabytes, so those of a few are unpacked at a time.
+        """
         if self._db is None or not segments:
             return {}
         by_first = {segment.first: segment for segment in segments}
-        found: Known = {}
+        found: dict[int, dict[int, bool]] = {}
 
-        def believed(row: tuple[Any, ...]) -> bytes | None:
+        def says(row: tuple[Any, ...]) -> bool | None:
+            """Whether it names what is sought: the shape, or a key of it.  None where it is not of that segment."""
             first, shape_id, keys, digest = row
             segment = by_first.get(first)
-            is_right = segment is not None and digest == _digest(segment, shape_id, keys)
-            return _unpacked(keys) if is_right else None
+            if segment is None or digest != _digest(segment, shape_id, keys):
+                return None
+            return (f" {shape.id} ".encode() if shape_id == ALL_SHAPES else sought) in _unpacked(keys)
 
-        with contextlib.suppress(apsw.Error):
-            rows = all_rows(
-                self._db,
+        with contextlib.suppress(apsw.Error), futures.ThreadPoolExecutor(AT_A_TIME) as readers:
+            rows = self._db.execute(
                 "SELECT first, shape, keys, digest FROM seen"
                 " WHERE line = ? AND first BETWEEN ? AND ? AND shape IN (?, ?)",
                 (segments[0].line, segments[0].first, segments[-1].first, ALL_SHAPES, shape.id),
             )
-            with futures.ThreadPoolExecutor(AT_A_TIME) as readers:
-                for (first, shape_id, *_), keys in zip(rows, readers.map(believed, rows), strict=True):
-                    if keys is not None:
-                        found.setdefault(first, {})[shape_id] = keys
-        named = f" {shape.id} ".encode()
+            while some := list(itertools.islice(rows, AT_ONCE)):
+                for (first, shape_id, *_), said in zip(some, readers.map(says, some), strict=True):
+                    if said is not None:
+                        found.setdefault(first, {})[shape_id] = said
         return {
-            first: each
+            first: each.get(shape.id, False)
             for first, each in found.items()
-            if ALL_SHAPES in each and (shape.id in each or named not in each[ALL_SHAPES])
+            if ALL_SHAPES in each and (shape.id in each or not each[ALL_SHAPES])
         }
 
     def _write(self) -> None:
