@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import oracle
 import pytest
 from killed_puller import KILLED, KilledPuller, counted_calls, killed_puller
@@ -175,8 +176,10 @@ def _looked(pair: Pair) -> tuple[State | None, set[int]]:
     """(what the mirror is, shape ids of the tables that the operation has finished)."""
     state = state_of(pair.store.mirror)
     done: set[int] = set()
-    if state and (reached := read_reached(pair.store, state)):
-        done = set(reached.done)
+    # Killed before its table was made, an operation has not begun.
+    with contextlib.suppress(apsw.SQLError):
+        if state and (reached := read_reached(pair.store, state)):
+            done = set(reached.done)
     if pair.store.staging.is_file() and (staged := state_of(pair.store.staging)):
         done = set(staged.copied)
     return state, done
