@@ -324,15 +324,12 @@ def _looking(mirror: Path, seen: set[tuple[int, ...]]) -> Iterator[None]:
     look = (
         "import sqlite3, sys, time\n"
         "db, seen = sqlite3.connect(sys.argv[1], timeout=30), set()\n"
-        "try:\n"
-        "    while True:\n"
-        "        row = db.execute(sys.argv[2]).fetchone()\n"
-        "        if row not in seen:\n"
-        "            print(*row, flush=True)\n"
-        "        seen.add(row)\n"
-        "        time.sleep(0.05)\n"
-        "except KeyboardInterrupt:\n"
-        "    pass\n"
+        "while True:\n"
+        "    row = db.execute(sys.argv[2]).fetchone()\n"
+        "    if row not in seen:\n"
+        "        print(*row, flush=True)\n"
+        "    seen.add(row)\n"
+        "    time.sleep(0.05)\n"
     )
     sql = "SELECT n, (SELECT min(id) FROM account), (SELECT max(id) FROM account) FROM marker"
     with subprocess.Popen([sys.executable, "-c", look, str(mirror), sql], stdout=subprocess.PIPE, text=True) as child:
@@ -340,10 +337,10 @@ def _looking(mirror: Path, seen: set[tuple[int, ...]]) -> Iterator[None]:
             yield
             time.sleep(0.2)
         finally:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
         assert child.stdout is not None
         seen.update(tuple(map(int, line.split())) for line in child.stdout)
-    if child.returncode:
+    if child.returncode != -signal.SIGTERM:
         raise RuntimeError(f"the reader of the mirror ended with {child.returncode}")
 
 
