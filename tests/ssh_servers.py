@@ -121,6 +121,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin yes
 AllowTcpForwarding yes
+AcceptEnv LANG LC_*
 MaxStartups 100
 LogLevel DEBUG1
 """

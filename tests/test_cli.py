@@ -28,6 +28,7 @@ import pytest
 from sources import copy_source
 
 from rollrep.cli.main import DESTINATION
+from rollrep.core.errors import Temporary, VerifyFailed
 
 ROLLREP = Path(sys.executable).with_name("rollrep")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -303,6 +304,21 @@ def test_pull_leaves_the_mirror_when_it_is_of_another_source_and_the_next_comman
     assert (place.folder / "old.db").is_file()
 
 
+def test_pull_leaves_the_mirror_when_a_copy_at_another_path_answers(place: Place) -> None:
+    """It has the same identity and the same log: only the place tells it from the source."""
+    place.pulled()
+    place.write("UPDATE users SET admin = 1 - admin")
+    copy = place.folder / "copy.db"
+    copy_source(place.db, copy)
+    place.configure(f'[jobs.shop]\nsource = "local:{copy}"\n')
+    kept = place.mirror().read_bytes()
+    remedy = sentence(place.run("pull"), 2, "shop", "a copy of the database on another machine or path", "untouched")
+    assert place.mirror().read_bytes() == kept
+    [command] = re.findall(r"rollrep (mirror shop --accept-source)", remedy)
+    place.good(*command.split())
+    place.assert_mirrored(db=copy)
+
+
 def test_pull_leaves_the_mirror_when_the_log_was_taken_out_and_put_in_again(place: Place) -> None:
     place.pulled()
     place.good("source", "uninstall", place.db)
@@ -379,6 +395,21 @@ def test_lock_is_free_when_its_holder_was_killed(place: Place) -> None:
         holder.kill()
         holder.wait()
         place.good("pull")
+
+
+def test_point_says_what_to_type_when_its_label_is_given_without_the_option(place: Place) -> None:
+    place.installed()
+    remedy = refusal(place, 2, ("source", "point", place.db, "before", "the deploy"), "a label is given by --label")
+    place.good(*shlex.split(remedy)[1:])
+    place.good("pull")
+    assert [each["label"] for each in place.told("points", "shop")["points"]] == ["before the deploy"]
+
+
+def test_every_error_has_a_next_command_when_none_is_given() -> None:
+    """Those of the line and of what came over it are raised where nobody knows the job."""
+    for kind in (Temporary, VerifyFailed):
+        assert len(kind("something is wrong").remedy) > 20
+        assert kind("something is wrong", remedy="better").remedy == "better"
 
 
 def test_other_jobs_are_pulled_when_one_is_bad(place: Place) -> None:
@@ -725,6 +756,9 @@ def test_verify_ends_with_16_and_says_what_differs_when_the_mirror_was_edited(pl
     done = place.run("verify", "shop")
     assert done.returncode == 16
     assert f"{segment}: " in done.stdout and "points can be restored" in done.stdout
+    checked = place.run("check", "shop")
+    assert checked.returncode == 16
+    assert "FAIL    shop: verified: at rest" in checked.stdout
 
 
 def test_check_ends_with_the_items_code_when_one_fails(place: Place) -> None:

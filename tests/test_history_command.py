@@ -104,7 +104,7 @@ def test_hole_and_line_are_named_when_the_log_was_lost(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "facts", "remedy"),
     [
-        (("acount", "7"), 2, "no table acount", "did you mean account?"),
+        (("acount", "7"), 2, "in all that is known there is no table acount", "did you mean account?"),
         (("account", "x"), 2, "'x' is no id of account", "whole number"),
         (("account", "77"), 17, "no row 77 of account", "rollrep query shop"),
         (("pair", "x"), 2, "1 of the 2 values", "a=... b=..."),

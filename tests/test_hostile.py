@@ -82,7 +82,9 @@ def test_word_is_refused_when_it_would_lead_out_of_a_statement_or_a_folder(
             return replace(answer, layout=replace(layout, shapes=(bad,)))
         if field == "epoch":
             return replace(answer, facts=replace(facts, head=replace(facts.head, epoch="../../../outside")))
-        return replace(answer, facts=replace(facts, time="../../../outside"))
+        facts = replace(facts)
+        msgspec.structs.force_setattr(facts, "time", "../../../outside")  # no honest one can be made
+        return replace(answer, facts=facts)
 
     pair.create(SCHEMA, Limits())
     hostile(monkeypatch, change)

@@ -128,7 +128,7 @@ class Place:
         ]  # fmt: skip
         return subprocess.run(
             [program, *options, *arguments], capture_output=True, text=True, check=False, timeout=30,
-            env=self.environment(), **{"stdin": subprocess.DEVNULL, **more},
+            **{"env": self.environment(), "stdin": subprocess.DEVNULL, **more},
         )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
     @property
@@ -214,9 +214,33 @@ def test_restricted_key_runs_nothing_else_when_asked_to(place: Place) -> None:
         assert "Traceback" not in done.stderr, command
         assert not (place.folder / "made").exists()
         if command and "source serve" not in command:
-            assert done.returncode != 0, command
+            assert done.returncode == 2, command
+            assert "this key may only pull with rollrep" in done.stderr, command
     with contextlib.closing(open_source(place.db)) as db:
         assert db.execute("SELECT keep_rows FROM _rollrep_meta").fetchall() == [(Limits().keep_rows,)]
+
+
+def test_restricted_key_runs_nothing_else_when_it_sends_an_environment(place: Place) -> None:
+    """What Debian's sshd takes over from a client."""
+    made = place.folder / "made"
+    hostile = {
+        "LC_ALL": f"$(touch {made})",
+        "LANG": "../../x",
+        "LC_X": f"() {{ :; }}; touch {made}",
+        "LC_LONG": "x" * 9_000,
+    }
+    send = {"env": {**os.environ, **hostile}}
+    assert "LC_LONG=xxx" in place.ssh("-o", "SendEnv=LANG LC_*", place.login, "env", **send).stdout, "it comes over"
+    place.installed().authorized()
+    said = [
+        place.ssh("-o", "SendEnv=LANG LC_*", place.login, command, **more)
+        for command in ("rollrep source serve", f"rollrep source serve --db x={place.db} source serve")
+        for more in (send, {})
+    ]
+    assert not made.exists()
+    assert {(done.returncode, done.stdout) for done in said} == {(0, "")}, said
+    place.configure("x")
+    sentence(place.run("pull"), 2, "this key may not pull 'x'")
 
 
 def test_restricted_key_gets_no_files_when_it_tries_sftp(place: Place) -> None:

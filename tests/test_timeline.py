@@ -117,18 +117,25 @@ def hostile(pair: FollowedPair) -> str:
 
 def test_line_is_a_branch_when_the_source_was_mirrored_anew(pair: FollowedPair) -> None:
     pair.do("INSERT INTO t VALUES (1, 2)")
+    pair.do("INSERT INTO _rollrep_point(label) VALUES ('same name')")
     pair.pull()
     uninstall(pair.db)
     pair.install()
     wishes = Wishes(str(pair.path), accept_source=True)
     with session() as talk, pair.store.locked():
         assert pull(pair.store, talk, wishes, lambda _table, _rows: None).answer == "mirror"
+    pair.do("INSERT INTO _rollrep_point(label) VALUES ('same name')")
+    pair.pull()
     seen = timeline_of(pair)
     assert [line.story.line for line in seen.lines] == [1, 2]
     assert all(line.points for line in seen.lines)
     said = "\n".join(bar_lines(seen, 80, ASCII))
     assert "line 1" in said and "line 2 began" in said
     assert "line 2, the present one" in page(seen, NOW)
+    labels = [line for line in said.splitlines() if line.startswith("label")]
+    assert [line[-18:] for line in labels] == ["same name (line 1)", "same name (line 2)"]
+    rows = re.findall(r"<td>same name</td><td class=n>\d+</td><td class=n>(\d)</td>", page(seen, NOW))
+    assert rows == ["2", "1"]
 
 
 def test_freshness_is_the_oldest_that_the_mirror_became_when_it_was_pulled_in_an_hour(pair: FollowedPair) -> None:

@@ -112,11 +112,14 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
         f" {REASONS.get(seen.hole.reason, seen.hole.reason)}"
         for line in timeline.lines for seen in line.holes
     ], "holes")  # fmt: skip
+    # Where there are several lines, that of a label tells whether it is of the present.
+    ending = " (line {})" if len(timeline.lines) > 1 else ""
     said += _listed([
-        f"label   {_local(each.time)}  {each.point.label}" for each in points if each.point.label
+        f"label   {_local(each.time)}  {each.point.label}{ending.format(each.point.line)}"
+        for each in points if each.point.label
     ], "labels")  # fmt: skip
     said += _listed([
-        f"pin     {_local(seen.snapshot.time)}  {show_bytes(seen.snapshot.bytes)}"
+        f"pin     {_local(seen.snapshot.time)}  {show_bytes(seen.snapshot.bytes)}{ending.format(line.story.line)}"
         for line in timeline.lines for seen in line.snapshots if seen.note.pinned
     ], "pins")  # fmt: skip
     return said

@@ -66,7 +66,7 @@ def init_command(
     }
     if dry_run:
         text = job_section(job, source, **how)
-        emit(as_json, "init", {"config": str(path), "job": job, "dry_run": True, "text": text}, text)
+        emit(as_json, "init", {"config": str(path), "job": job, "dry_run": True, "text": text}, *text.splitlines())
         return
     made = add_job(path, job, source, **how)
     emit(
@@ -160,13 +160,13 @@ def _pull(
 ) -> None:
     from rollrep.cli.progress import CopyProgress
     from rollrep.hooks import plugin_manager
-    from rollrep.jobs.run import Result, run_pull
+    from rollrep.jobs.run import Result, run_pull, surest_first
 
     hooks = plugin_manager()
     results: list[Result] = []
     with CopyProgress(enabled=somebody_watches() and not as_json) as progress:
         expect = progress.expect if progress.speaks else None
-        for job in jobs:
+        for job in surest_first(config, jobs):
             result = run_pull(
                 config, job, hooks, progress.advance, expect=expect, mirror=mirror, accept_source=accept_source
             )
@@ -180,6 +180,8 @@ def _pull(
             if somebody_watches() and not as_json and not result.error:
                 say(_summary(result))
     if as_json:
+        names = [job.name for job in jobs]
+        results.sort(key=lambda result: names.index(result.job))
         emit(True, schema, {"jobs": [result.as_json() for result in results]})
     failed = [result.error for result in results if result.error]
     if failed:

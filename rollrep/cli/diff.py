@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from rollrep.cli.options import chosen_point, config_of, config_option, naming, store_for
-from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches, tell
+from rollrep.cli.output import script as write_script
+from rollrep.core import sql
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, UsageError
 from rollrep.core.literals import as_json as value_json
@@ -148,9 +150,9 @@ def state(store: Any, catalog: Any, chosen: Any) -> Iterator[tuple[Path, dict[st
 def require_tables(tables: tuple[str, ...], names: list[str]) -> None:
     import difflib
 
-    known = {name.casefold() for name in names}
+    known = {sql.fold(name) for name in names}
     for table in tables:
-        if table.casefold() not in known:
+        if sql.fold(table) not in known:
             near = difflib.get_close_matches(table, names, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(names)) or 'none'}"
             raise UsageError(f"neither has a table {table}", remedy=remedy)
@@ -169,12 +171,12 @@ def _emit_sql(as_json: bool, db: Any, found: Any, told: dict[str, Any]) -> None:
     if as_json:
         emit(True, "diff", {**told, "sql": "\n".join(script(db, found))})
         return
-    click.echo(f"-- From A, {said_state(told['a'])},\n-- to   B, {said_state(told['b'])}.")
-    click.echo("-- It makes a database that is exactly A exactly B:  sqlite3 -bail COPY_OF_A < this file")
+    write_script(f"-- From A, {said_state(told['a'])},\n-- to   B, {said_state(told['b'])}.")
+    write_script("-- It makes a database that is exactly A exactly B:  sqlite3 -bail COPY_OF_A < this file")
     if found.is_empty:
-        click.echo("-- Nothing differs.")
+        write_script("-- Nothing differs.")
     for statement in script(db, found):
-        click.echo(statement)
+        write_script(statement)
 
 
 def _emit_rows(as_json: bool, db: Any, found: Any, told: dict[str, Any], *, with_rows: bool) -> None:
@@ -199,20 +201,20 @@ def _emit_rows(as_json: bool, db: Any, found: Any, told: dict[str, Any], *, with
         emit(True, "diff", {**told, "objects": objects, "header": header, "sequence": sequence, "tables": tables})
         return
     for change in found.schema:
-        click.echo(f"schema: {change.type} {change.name} {change.kind}")
+        tell(f"schema: {change.type} {change.name} {change.kind}")
     for name, (before, after) in found.header.items():
-        click.echo(f"header: {name} {before} → {after}")
+        tell(f"header: {name} {before} → {after}")
     for name, sides in found.sequence.items():
         old, new = (", ".join(shown(token, found.encoding) for token in side) or "none" for side in sides)
-        click.echo(f"sqlite_sequence: {name} {old} → {new}")
+        tell(f"sqlite_sequence: {name} {old} → {new}")
     for table in found.tables:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in _counts(table).items() if count)
-        click.echo(f"{table.name}: {counts or 'no row'}")
+        tell(f"{table.name}: {counts or 'no row'}")
         if with_rows:
             for change in rows_of(db, table):
-                click.echo("  " + said_change(change, found.encoding))
+                tell("  " + said_change(change, found.encoding))
     if found.is_empty:
-        click.echo("nothing differs")
+        tell("nothing differs")
 
 
 def _counts(table: Any) -> dict[str, int]:

@@ -70,7 +70,7 @@ def _require_some(versions: Sequence[Any], layout: Any, table: str, words: Seque
     if any(version.row is not None for version in versions):
         return
     if layout is not None and all(version.detail.startswith("there was no table") for version in versions):
-        raise unknown_table(table, layout)
+        raise unknown_table(table, layout, "in all that is known there is")
     holes = sum(version.what == "hole" for version in versions)
     ids = [version.id for version in versions]
     raise NotRestorable(

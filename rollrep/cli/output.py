@@ -1,10 +1,17 @@
-"""How every command speaks: data on stdout, everything else on stderr, one JSON object with `--json`."""
+"""How every command speaks: data on stdout, everything else on stderr, one JSON object with `--json`.
+
+    emit, tell, say    for people: what would steer a terminal, or begin another line, is written out
+    script             for machines, too: exact, but for what would steer the terminal it is shown on
+
+Labels, names and reasons come from the source, which may be hostile.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +22,20 @@ from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.strangers import unknown_here
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Control characters but the tab, ends of lines, and what turns the direction of a text around (UAX 9).
+_STEERING = re.compile(
+    "[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """The text as one line that steers no terminal.
+
+    >>> plain("paid \\x1b[2J\\n  OK  all is well"), plain("Müller\\t1 €")
+    ('paid \\\\x1b[2J\\\\n  OK  all is well', 'Müller\\t1 €')
+    """
+    return _STEERING.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def json_option(command: F) -> F:
@@ -27,12 +48,25 @@ def emit(as_json: bool, schema: str, data: Mapping[str, object], *lines: str) ->
         click.echo(json.dumps({"schema": f"rollrep.{schema}/1", **data}))
     else:
         for line in lines:
-            click.echo(line)
+            tell(line)
+
+
+def tell(line: str, *, err: bool = False) -> None:
+    """A line for people."""
+    click.echo(plain(line), err=err)
 
 
 def say(text: str) -> None:
     """Something for the person, beside the data."""
-    click.echo(text, err=True)
+    tell(text, err=True)
+
+
+def script(text: str) -> None:
+    """Lines for a program: exact, unless it is a terminal that would read them."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(plain, text.split("\n")))
+    # Without a colour, click takes what looks like one out of the data.
+    click.echo(text, color=True)
 
 
 def somebody_watches() -> bool:
@@ -82,8 +116,13 @@ def reporting(schema: str) -> Callable[[F], F]:
     return decorate
 
 
+class _Plain(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return plain(super().formatMessage(record))
+
+
 def set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="rollrep: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("rollrep: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING)
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)

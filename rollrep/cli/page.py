@@ -193,10 +193,11 @@ def _space(timeline: Timeline) -> str:
 def _labels(timeline: Timeline) -> str:
     rows = [
         f"<tr><td>{_when(each.time)}</td><td>{escape(each.point.label or '')}</td><td class=n>{each.point.point}</td>"
+        f"<td class=n>{each.point.line}</td>"
         f"<td><code>{escape(_restore(timeline.job, each.point.point))}</code></td></tr>"
         for each in reversed(timeline.points) if each.point.label
     ]  # fmt: skip
-    return _table("Labels", ("time", "label", "point", "to restore it"), rows, is_open=True)
+    return _table("Labels", ("time", "label", "point", "line", "to restore it"), rows, is_open=True)
 
 
 def _snapshots(timeline: Timeline) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rollrep.cli.output import plain
 from rollrep.core.clock import monotonic_s
 from rollrep.core.units import show_count, show_duration
 
@@ -82,7 +83,7 @@ class CopyProgress:
 
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[said]}"),
             console=console or Console(stderr=True),
@@ -114,7 +115,7 @@ class CopyProgress:
         now_s = self._monotonic_s()
         count = self._counts.setdefault(job, Count(now_s))
         count.rows += rows
-        description = f"{job}: {self._doing} {table}" if table else f"{job}: fetching the log"
+        description = plain(f"{job}: {self._doing} {table}") if table else f"{job}: fetching the log"
         if self._bar is not None and self._task is not None:
             total = count.expected if count.expected >= count.rows > 0 else None
             self._bar.update(self._task, description=description, completed=count.rows, total=total,

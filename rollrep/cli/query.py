@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rollrep.cli.options import at_option, chosen_point, config_option, naming, store_for
-from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, say, script, somebody_watches
 from rollrep.core.clock import iso
 from rollrep.core.errors import UsageError
 
@@ -50,7 +50,7 @@ def query_command(
             emit(True, "query", {"job": job, **where, "columns": list(names), "rows": told})
         else:
             for line in _lines(names, rows, as_csv=as_csv):
-                click.echo(line)
+                script(line)
 
 
 @click.command("shell", short_help="A read-only SQL prompt at a moment.")

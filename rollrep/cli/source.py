@@ -19,7 +19,7 @@ import msgspec
 
 from rollrep.cli.groups import Suggesting
 from rollrep.cli.migrate import migrate_command
-from rollrep.cli.output import emit, json_option, reporting, say
+from rollrep.cli.output import emit, json_option, reporting, say, script, tell
 from rollrep.core.errors import NotSetUp, UsageError
 from rollrep.core.nouns import Virtual
 from rollrep.core.units import parse_bytes, parse_duration_s, show_bytes, show_count, show_duration
@@ -107,11 +107,11 @@ def install_command(
     if as_json:
         return
     if print_sql and report.statements:
-        click.echo(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
+        script(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
     for line in _told_installed(db, report, virtuals, journal_mode, loose, dry_run):
-        click.echo(line, err=print_sql)
+        tell(line, err=print_sql)
     for glob in unmatched:
-        click.echo(f"  WARN       --tables {glob}: no table that is left has such a name", err=print_sql)
+        tell(f"  WARN       --tables {glob}: no table that is left has such a name", err=print_sql)
 
 
 def _positive(option: str, value: int | None, otherwise: int) -> int:
@@ -238,7 +238,7 @@ def status_command(db: Path, as_json: bool) -> None:
     emit(as_json, "source.status", status.as_json(), *status.lines(str(db)))
 
 
-@source.command("point", short_help="Write a consistency point.")
+@source.command("point", short_help="Write a consistency point.", context_settings={"allow_extra_args": True})
 @database
 @click.option("--label", help="What the point is called.")
 @click.option(
@@ -248,14 +248,19 @@ def status_command(db: Path, as_json: bool) -> None:
     help="How long plugins may take to bring the application to rest.",
 )
 @json_option
+@click.pass_context
 @reporting("source.point")
-def point_command(db: Path, label: str | None, deadline: str, as_json: bool) -> None:
+def point_command(ctx: click.Context, db: Path, label: str | None, deadline: str, as_json: bool) -> None:
     """Write a consistency point: the database is in a known good state now.
 
     Plugins that can are asked to bring the application to rest for it.
     """
     from rollrep.hooks import call_safely, plugin_manager, quiesced
 
+    if ctx.args:
+        words = " ".join(ctx.args)
+        meant = shlex.join(["rollrep", "source", "point", str(db), "--label", words])
+        raise UsageError(f"{words!r} is no part of this command; a label is given by --label", remedy=meant)
     hooks = plugin_manager()
     asked = bool(hooks.hook.rollrep_quiesce.get_hookimpls())
     with _opened(db) as connection:

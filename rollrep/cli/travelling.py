@@ -91,7 +91,7 @@ def import_command(
         emit(as_json, "import", {**told, "dry_run": True}, f"{file}: {what}")
         return
     progress = say if somebody_watches() and not as_json else lambda _text: None
-    with translated(loaded, chosen, "make room, and import again"):
+    with naming(name), translated(loaded, chosen, "make room, and import again"):
         store.create()
         store.require_catalog_of_files()
         with store.locked(), Catalog(store.catalog, create=True) as catalog:

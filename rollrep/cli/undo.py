@@ -11,7 +11,7 @@ import click
 
 from rollrep.cli.diff import compared, raise_partly, said_state
 from rollrep.cli.options import config_option, naming, store_for
-from rollrep.cli.output import emit, json_option, reporting, say
+from rollrep.cli.output import emit, json_option, reporting, say, script
 from rollrep.core.errors import SchemaProblem, UsageError
 from rollrep.core.units import show_count
 
@@ -84,7 +84,7 @@ def undo_command(
             emit(True, "undo", {**told, "sql": "\n".join(lines)})
         else:
             for line in lines:
-                click.echo(line)
+                script(line)
     _say_refused(job, undo, as_json)
 
 

@@ -29,11 +29,13 @@ class RollrepError(Exception):
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "failed"
+    usual_remedy: ClassVar[str] = ""
+    """what to do where nothing better is known"""
 
     def __init__(self, facts: str, *, remedy: str = "") -> None:
         super().__init__(facts)
         self.facts = facts
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
 
     def __str__(self) -> str:
         return f"{self.facts}; {self.remedy}" if self.remedy else self.facts
@@ -86,6 +88,7 @@ class SchemaProblem(RollrepError):
 class VerifyFailed(RollrepError):
     exit_code = 16
     kind = "verify"
+    usual_remedy = "nothing of it was believed; see what is whole: rollrep verify JOB"
 
 
 class NotRestorable(RollrepError):
@@ -103,6 +106,7 @@ class Temporary(RollrepError):
 
     exit_code = 75
     kind = "temporary"
+    usual_remedy = "nothing was lost; type it again, or let cron do so"
 
 
 ALL_ERRORS: tuple[type[RollrepError], ...] = (

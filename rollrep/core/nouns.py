@@ -6,6 +6,7 @@ Knows: nothing.
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 from typing import Annotated
 
@@ -23,9 +24,24 @@ Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Epoch = Annotated[str, msgspec.Meta(pattern=r"\A[\w-]{1,100}\Z")]
 Time = Annotated[str, msgspec.Meta(pattern=r"\A[-0-9T:.Z]{1,40}\Z")]
 """ISO 8601 in UTC.  Epochs and times become parts of file names: nothing that could lead to another folder comes in."""
+EARLIEST_YEAR, LATEST_YEAR = 1900, 9000
+"""times between these are moments in every zone, and stay so when as much as anybody keeps is taken from them"""
 Encoding = Annotated[str, msgspec.Meta(pattern=r"\AUTF-(8|16le|16be)\Z")]
 Collation = Annotated[str, msgspec.Meta(pattern=r"\A\w{1,100}\Z")]
 """Encodings and collations stand in SQL unquoted, so they are words and nothing else."""
+
+
+def require_moment(time: str) -> None:
+    """Raises ValueError, which msgspec makes its own, where a `Time` is no moment.
+
+    >>> require_moment("2026-11-22T19:08:01.123Z")
+    >>> require_moment("2026-02-30T00:00:00.000Z")
+    Traceback (most recent call last):
+    ValueError: day is out of range for month
+    """
+    found = dt.datetime.fromisoformat(time)
+    if found.tzinfo is None or not EARLIEST_YEAR <= found.year <= LATEST_YEAR:
+        raise ValueError(f"{time} is no time of a source")
 
 
 class Op(enum.IntEnum):
@@ -144,7 +160,7 @@ class Point(msgspec.Struct, frozen=True):
     """A consistency point as it stands in the log: prefix of the log up to and including `id`."""
 
     id: Integer
-    time: str
+    time: Time
     kind: str
     label: str | None
     sequence: str | None = None
@@ -154,6 +170,9 @@ class Point(msgspec.Struct, frozen=True):
     """
     schema_changed: bool = False
     """the schema was not the captured one any more, so the log may not tell all that led here"""
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -169,3 +188,6 @@ class Facts(msgspec.Struct, frozen=True):
     """the consistency point that the row at `head` is, if it is one"""
     schema_version: Integer | None = None
     """SQLite's count of changes to the schema, which tells what its text does not: rollrep/source/readded.py"""
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)

@@ -5,6 +5,8 @@ Knows: SQLite's lexical rules (https://www.sqlite.org/lang_keywords.html).
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Iterable, Sequence
 
 
@@ -24,6 +26,51 @@ def text(value: str) -> str:
     "'it''s'"
     """
     return "'" + value.replace("'", "''") + "'"
+
+
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def fold(identifier: str) -> str:
+    """Equal for names that SQLite takes for one: the case of ASCII's letters alone counts for nothing.
+
+    >>> fold("Straße"), fold("STRASSE"), fold("É")
+    ('straße', 'strasse', 'É')
+    """
+    return identifier.translate(_SMALL)
+
+
+_LEXEMES = re.compile(
+    r"""(?P<kept>'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\])"""
+    r""" | (?P<line>--[^\n]*(?P<over>\n)?) | (?P<block>/\*(?s:.*?)(?P<closed>\*/|\Z))""",
+    re.VERBOSE,
+)
+
+
+def without_comments(statement: str) -> str:
+    """Somebody's SQL, to be a part of ours: a comment in it would hide what follows.
+
+    >>> without_comments("a > 0 -- alive"), without_comments("b = '/*' /* open")
+    ('a > 0  ', "b = '/*'  ")
+    """
+    return _LEXEMES.sub(lambda found: found["kept"] or " ", statement)
+
+
+def ended(statement: str) -> str:
+    """Somebody's statement with its semicolon, which no comment hides: SQLite takes one that is open at the end.
+
+    >>> ended("CREATE VIEW v AS SELECT 1 /* open"), ended("CREATE VIEW v AS SELECT '--'")
+    ('CREATE VIEW v AS SELECT 1 /* open*/;', "CREATE VIEW v AS SELECT '--';")
+    >>> ended("CREATE VIEW v AS SELECT 1 -- one")
+    'CREATE VIEW v AS SELECT 1 -- one\\n;'
+    """
+    found = [*_LEXEMES.finditer(statement)]
+    last = found[-1] if found else None
+    if last is None or last.end() < len(statement) or last["kept"]:
+        return f"{statement};"
+    if last["block"]:
+        return f"{statement};" if last["closed"] else f"{statement}*/;"
+    return f"{statement};" if last["over"] else f"{statement}\n;"
 
 
 def names(identifiers: Iterable[str], prefix: str = "") -> str:
@@ -51,7 +98,7 @@ def collated(terms: Iterable[str], own: Iterable[str], wanted: Iterable[str]) ->
     ['a COLLATE RTRIM', 'b']
     """
     return [
-        term if mine.casefold() == other.casefold() else f"{term} COLLATE {collation(other)}"
+        term if fold(mine) == fold(other) else f"{term} COLLATE {collation(other)}"
         for term, mine, other in zip(terms, own, wanted, strict=True)
     ]
 

@@ -29,7 +29,7 @@ import msgspec
 
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import RollrepError, VerifyFailed
-from rollrep.core.nouns import Encoding, Facts, Point, Position, Shape
+from rollrep.core.nouns import Encoding, Facts, Point, Position, Shape, Time, require_moment
 from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog, Snapshot
@@ -65,7 +65,7 @@ class ChangeHolds(msgspec.Struct, frozen=True):
     base: int
     """the log id of the snapshot that it leads on from"""
     position: Position
-    time: str
+    time: Time
     schema_digest: str
     encoding: Encoding
     database_bytes: int
@@ -74,6 +74,9 @@ class ChangeHolds(msgspec.Struct, frozen=True):
     digests: tuple[tuple[str, str], ...]
     """of every table, as `digest_query` has it: table, hexadecimal SHA-1"""
     points: tuple[Point, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)
 
 
 def take_next(store: Store, catalog: Catalog) -> Snapshot:

@@ -68,7 +68,7 @@ def schema_rows(db: apsw.Connection, schema: str) -> list[SchemaRow]:
         SchemaRow(*row)
         for row in found
         if row[2] not in shadows
-        and not any(name.casefold().startswith((PREFIX, "sqlite_")) for name in (row[1], row[2]))
+        and not any(sql.fold(name).startswith((PREFIX, "sqlite_")) for name in (row[1], row[2]))
     ]
 
 
@@ -104,7 +104,7 @@ def _describe(db: apsw.Connection, schema: str, name: str, text: str) -> Describ
     elif len(primary) == 1 and pk_index is None:
         key = primary
     else:
-        taken = {column.casefold() for column, *_ in info}
+        taken = {sql.fold(column) for column, *_ in info}
         key = tuple(alias for alias in ROWID_NAMES if alias not in taken)[:1]
         hidden_key = True
     unique: set[str] = set(key) if without_rowid else set()
@@ -127,4 +127,4 @@ def _collate(db: apsw.Connection, schema: str, table: str, column: str, collatio
     if not without_rowid:
         return ""
     own = db.column_metadata(schema, table, column)[1]
-    return "" if own.casefold() == collation.casefold() else f" COLLATE {collation}"
+    return "" if sql.fold(own) == sql.fold(collation) else f" COLLATE {collation}"

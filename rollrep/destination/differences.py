@@ -141,10 +141,10 @@ def beside(before: Path, after: Path) -> Iterator[apsw.Connection]:
 
 def compare(db: apsw.Connection, tables: Collection[str] = ()) -> Differences:
     """What differs in the databases of `beside`; only in `tables`, in any case, where some are named."""
-    wanted = {table.casefold() for table in tables}
+    wanted = {sql.fold(table) for table in tables}
 
     def is_wanted(table: str) -> bool:
-        return not wanted or table.casefold() in wanted
+        return not wanted or sql.fold(table) in wanted
 
     before, after = described(db, BEFORE), described(db, AFTER)
     not_compared = {

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.clock import iso
 from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.core.literals import shown
@@ -73,6 +74,8 @@ def key_meant(store: Store, table: str, words: Sequence[str]) -> tuple[KeyOf, La
         tokens = named_tokens(layout, shape, words)
         return tuple(tokens[name] for name in shape.key) if set(tokens) == set(shape.key) else None
 
+    if not store.mirror.is_file():
+        return by_words, None  # only imported points are there
     with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
         db.set_busy_timeout(10_000)
         db.execute("BEGIN")
@@ -206,7 +209,7 @@ class RowHistory:
 
 
 def shape_named(layout: Layout, table: str) -> Shape | None:
-    return next((each for each in layout.shapes if each.table.casefold() == table.casefold()), None)
+    return next((each for each in layout.shapes if sql.fold(each.table) == sql.fold(table)), None)
 
 
 def changed_columns(before: Row | None, after: Row | None) -> tuple[str, ...]:

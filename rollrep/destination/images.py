@@ -120,12 +120,20 @@ def points_in(db: apsw.Connection) -> tuple[Point, ...]:
     )
     if any(time is None for _, time, *_ in found):
         raise VerifyFailed("a batch holds a point without a time")
-    return tuple(
-        Point(
-            log_id, time, as_text(db, kind) or "application", as_text(db, label), as_text(db, sequence), bool(changed)
+    try:
+        return tuple(
+            Point(
+                log_id,
+                time,
+                as_text(db, kind) or "application",
+                as_text(db, label),
+                as_text(db, sequence),
+                bool(changed),
+            )
+            for log_id, time, kind, label, sequence, changed in found
         )
-        for log_id, time, kind, label, sequence, changed in found
-    )
+    except ValueError as error:
+        raise VerifyFailed(f"a batch holds a point of no time: {error}") from error
 
 
 def attach_image(db: apsw.Connection, name: str, raw: bytes, expected: str) -> None:

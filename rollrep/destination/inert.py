@@ -16,6 +16,7 @@ from typing import Any
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.nouns import Layout
 
 CACHE_KIB = 40_960
@@ -45,7 +46,7 @@ class _Inert:
 def make_inert(db: apsw.Connection, modules: set[str]) -> None:
     """From now on `db` has these modules as ones that do nothing, SQLite's own under these names included."""
     for module in sorted(modules):
-        if module.casefold() == "fts5":
+        if sql.fold(module) == "fts5":
             # It reaches into what the module it came with owns, and that is freed.
             db.create_scalar_function("fts5", None)
         db.create_module(module, _Inert())  # type: ignore[arg-type]

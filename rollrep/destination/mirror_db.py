@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from rollrep.core.errors import RollrepError, UsageError
-from rollrep.core.nouns import PREFIX, Facts, Layout, Position
+from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
 from rollrep.destination.inert import CACHE_KIB
 from rollrep.query import find_row, one_row, one_value
@@ -33,7 +33,7 @@ class State(msgspec.Struct, frozen=True):
 
     line: int
     position: Position
-    time: str
+    time: Time
     """the source's clock when it was at `position`"""
     layout: Layout
     schema_digest: str
@@ -55,6 +55,9 @@ class State(msgspec.Struct, frozen=True):
     """the source's when the mirror reached `position`, or when the connection began that it was reached on"""
     virtual_as_of: int | None = None
     """the log id that the virtual tables are of, where it is not `position`: a verify is under way, or was cut"""
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)
 
 
 def seen_at(state: State) -> int:

@@ -31,16 +31,16 @@ def wanted_shapes(layout: Layout, tables: Sequence[str]) -> tuple[Shape, ...]:
     """The shapes of `tables`, by name in any case; all where none is named.  Raises UsageError for an unknown one."""
     if not tables:
         return layout.shapes
-    known = {shape.table.casefold(): shape for shape in layout.shapes}
+    known = {sql.fold(shape.table): shape for shape in layout.shapes}
     for table in tables:
-        if table.casefold() not in known:
+        if sql.fold(table) not in known:
             raise unknown_table(table, layout)
-    return tuple(shape for name, shape in known.items() if name in {table.casefold() for table in tables})
+    return tuple(shape for name, shape in known.items() if name in {sql.fold(table) for table in tables})
 
 
-def unknown_table(table: str, layout: Layout) -> UsageError:
+def unknown_table(table: str, layout: Layout, where: str = "at that point there is") -> UsageError:
     """The error for a table that the database did not have then, or that is not carried."""
-    if table.casefold() in {name.casefold() for name in virtual_names(layout)}:
+    if sql.fold(table) in {sql.fold(name) for name in virtual_names(layout)}:
         return UsageError(
             f"{table} is, or is part of, a virtual table, which is restored with its whole database only",
             remedy="leave out --table, and take what you need from the file",
@@ -48,17 +48,17 @@ def unknown_table(table: str, layout: Layout) -> UsageError:
     names = [shape.table for shape in layout.shapes]
     near = difflib.get_close_matches(table, names, n=1)
     remedy = f"did you mean {near[0]}?" if near else f"there were: {', '.join(sorted(names)) or 'none'}"
-    return UsageError(f"at that point there is no table {table} that is carried", remedy=remedy)
+    return UsageError(f"{where} no table {table} that is carried", remedy=remedy)
 
 
 def copy_tables(whole: Path, target: Path, layout: Layout, tables: Sequence[str]) -> Layout:
     """Writes `tables` of the mirror at `whole` to the new file `target`; the layout that has only these."""
     shapes = wanted_shapes(layout, tables)
-    names = {shape.table.casefold() for shape in shapes}
+    names = {sql.fold(shape.table) for shape in shapes}
     objects = tuple(
-        each for each in layout.objects if each.type in ("table", "index") and each.table.casefold() in names
+        each for each in layout.objects if each.type in ("table", "index") and sql.fold(each.table) in names
     )
-    refused = tuple(each for each in layout.refused if each.table.casefold() in names)
+    refused = tuple(each for each in layout.refused if sql.fold(each.table) in names)
     part = msgspec.structs.replace(layout, objects=objects, shapes=shapes, refused=refused, virtuals=())
     with contextlib.closing(open_mirror(target, layout=part)) as db:
         db.execute("PRAGMA synchronous = OFF")

@@ -16,6 +16,7 @@ from typing import Any
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.query import all_rows
 
@@ -100,7 +101,10 @@ def _as_usage(path: str) -> Iterator[None]:
             "a text in the answer is not UTF-8", remedy="ask for its bytes: hex(CAST(column AS BLOB))"
         ) from error
     except apsw.Error as error:
-        raise UsageError(f"SQLite: {error}") from error
+        raise UsageError(
+            f"SQLite: {error}",
+            remedy="see what there is: rollrep query JOB 'SELECT type, name, sql FROM sqlite_schema'",
+        ) from error
 
 
 def _judge(
@@ -110,9 +114,9 @@ def _judge(
     if action in _READS or (action in _WRITES and first in shadows):
         return apsw.SQLITE_OK
     if action == apsw.SQLITE_FUNCTION:
-        return apsw.SQLITE_DENY if (second or "").casefold() in _FORBIDDEN_FUNCTIONS else apsw.SQLITE_OK
+        return apsw.SQLITE_DENY if sql.fold(second or "") in _FORBIDDEN_FUNCTIONS else apsw.SQLITE_OK
     if action == apsw.SQLITE_PRAGMA:
-        name = (first or "").casefold()
+        name = sql.fold(first or "")
         asked = name in _READING_PRAGMAS or (name in _PRAGMAS_TO_ASK and second is None)
         return apsw.SQLITE_OK if asked else apsw.SQLITE_DENY
     return apsw.SQLITE_DENY

@@ -126,10 +126,10 @@ def named_tokens(layout: Layout, shape: Shape, words: Sequence[str]) -> dict[str
 
 
 def _named(shape: Shape, primary: Sequence[str], words: Sequence[str]) -> Mapping[str, str]:
-    known = {column.casefold(): column for column in shape.columns}
+    known = {sql.fold(column): column for column in shape.columns}
     pairs = [word.partition("=") for word in words]
-    if all(sign and name.casefold() in known for name, sign, _ in pairs):
-        return {known[name.casefold()]: value for name, _, value in pairs}
+    if all(sign and sql.fold(name) in known for name, sign, _ in pairs):
+        return {known[sql.fold(name)]: value for name, _, value in pairs}
     wanted = list(primary or shape.key)
     if len(words) == len(wanted):
         return dict(zip(wanted, words, strict=True))

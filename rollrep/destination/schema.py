@@ -104,9 +104,9 @@ def _require_columns(db: apsw.Connection, shape: Shape) -> None:
 
 def carried(layout: Layout) -> list[SchemaObject]:
     """The objects that the mirror has: all but tables that can't be captured and indexes that can't be made."""
-    tables = {each.table.casefold() for each in layout.refused if not each.index}
+    tables = {sql.fold(each.table) for each in layout.refused if not each.index}
     left_out = {item.name for item in indexes_left_out(layout)}
-    return [item for item in layout.objects if item.table.casefold() not in tables and item.name not in left_out]
+    return [item for item in layout.objects if sql.fold(item.table) not in tables and item.name not in left_out]
 
 
 def indexes_left_out(layout: Layout) -> list[SchemaObject]:
@@ -117,7 +117,7 @@ def indexes_left_out(layout: Layout) -> list[SchemaObject]:
 
 def create(db: apsw.Connection, item: SchemaObject, allowed: frozenset[int] = frozenset()) -> None:
     """Runs the object's text, which somebody else wrote.  Raises SchemaProblem where it does anything else."""
-    if item.name.casefold().startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
+    if sql.fold(item.name).startswith((PREFIX, "sqlite_")) or not item.sql.upper().startswith("CREATE "):
         raise SchemaProblem(f"the source offers {item.type} {item.name!r}, which is not an application's")
     try:
         with _only_creating(db, item, allowed), Strangers(db) as strangers:
@@ -145,7 +145,7 @@ def _only_creating(db: apsw.Connection, item: SchemaObject, allowed: frozenset[i
 
     def judge(action: int, name: str | None, _b: str | None, database: str | None, _d: str | None) -> int:
         if action in creates:
-            ours = name is not None and name.casefold() in (item.name.casefold(), "sqlite_sequence")
+            ours = name is not None and sql.fold(name) in (sql.fold(item.name), "sqlite_sequence")
             own = action == apsw.SQLITE_CREATE_INDEX and name is not None and name.startswith("sqlite_autoindex_")
             right = database == "main" and (ours or own)
         elif action in _ENTERS:

@@ -50,10 +50,10 @@ def script(db: apsw.Connection, found: Differences) -> Iterator[str]:
         for row in gone:
             if row.type == kind:
                 yield f"DROP {kind.upper()} {sql.name(row.name)};"
-    yield from (f"{row.sql};" for row in made if row.type == "table")
+    yield from (sql.ended(row.sql) for row in made if row.type == "table")
     yield from row_statements(db, found)
     for kind in _LATE:
-        yield from (f"{row.sql};" for row in made if row.type == kind)
+        yield from (sql.ended(row.sql) for row in made if row.type == kind)
     touched = [table.name for table in found.tables if table.name in found.sequence_after]
     for name in dict.fromkeys([*found.sequence, *touched]):
         yield f"DELETE FROM sqlite_sequence WHERE name = {sql.text(name)};"

@@ -92,7 +92,7 @@ def complaints(path: Path, layout: Layout) -> list[str]:
 
 def _complaint(db: apsw.Connection, virtual: Virtual, *, with_content: bool) -> str:
     """Why a virtual table is not sound, or `with_content` not what its content table gives; empty where it is."""
-    name, module = sql.name(virtual.name), virtual.module.casefold()
+    name, module = sql.name(virtual.name), sql.fold(virtual.module)
     try:
         if module == "fts5" and with_content:
             db.execute(f"INSERT INTO main.{name}({name}, rank) VALUES ('integrity-check', 1)")
@@ -122,7 +122,7 @@ def _rebuild(db: apsw.Connection, virtual: Virtual) -> bool:
 
 def _has_outer_content(virtual: Virtual) -> bool:
     """Whether a full-text index keeps no content of its own; FTS tells when there is none at all."""
-    content = f"{virtual.name}_content".casefold()
-    return virtual.module.casefold() in FULL_TEXT and all(
-        shadow.table.casefold() != content for shadow in virtual.shadows
+    content = sql.fold(f"{virtual.name}_content")
+    return sql.fold(virtual.module) in FULL_TEXT and all(
+        sql.fold(shadow.table) != content for shadow in virtual.shadows
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from rollrep.core.clock import from_iso, iso
 from rollrep.core.errors import VerifyFailed
-from rollrep.core.nouns import Point, Position
+from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog, Snapshot
 from rollrep.destination.file_copy import copy_file
@@ -35,11 +35,14 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
 
     line: int
     position: Position
-    time: str
+    time: Time
     schema_digest: str = ""
     """of the layout that it has; another layout can't be reached from it by rows"""
     points: tuple[Point, ...] = ()
     """the points that the catalog had there: they outlive the segments that said them first"""
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)
 
 
 def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:

@@ -23,6 +23,7 @@ import contextlib
 import errno
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class Store:
         try:
             for folder in (self.folder, self.archive, self.snapshots):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.folder.parent, self.folder):
+                _refuse_planted(folder)
             self.reading.touch(mode=0o600)
         except OSError as error:
             if error.errno in NO_ROOM:
@@ -132,6 +135,16 @@ class Store:
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers
+
+
+def _refuse_planted(folder: Path) -> None:
+    """Raises UsageError where another user made `folder` where everybody may: a link there leads anywhere."""
+    owners = {folder.lstat().st_uid, folder.stat().st_uid}
+    if folder.parent.stat().st_mode & stat.S_IWOTH and not owners <= {os.geteuid(), 0}:
+        raise UsageError(
+            f"the store {folder} belongs to another user, in a folder where everybody may write",
+            remedy='give a folder of your own: store = "/path" in rollrep.toml',
+        )
 
 
 def _private() -> None:

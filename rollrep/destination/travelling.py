@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from rollrep import __version__
 from rollrep.core import clock
 from rollrep.core.clock import iso
-from rollrep.core.errors import UsageError, VerifyFailed
-from rollrep.core.nouns import Point, Position
+from rollrep.core.errors import DiskFull, UsageError, VerifyFailed
+from rollrep.core.nouns import Point, Position, Time, require_moment
+from rollrep.core.units import show_bytes
 from rollrep.destination import container
 from rollrep.destination.building import Plan
 from rollrep.destination.catalog import Catalog, CatalogPoint, Line, LineStory, Snapshot
@@ -46,11 +49,16 @@ class PointHolds(msgspec.Struct, frozen=True):
 
     job: str
     position: Position
-    time: str
+    time: Time
     database_id: str
     points: tuple[Point, ...]
     """what the point was called: more than one where several stood at the same log row"""
     rollrep: str
+
+    def __post_init__(self) -> None:
+        require_moment(self.time)
+        if any(point.id != self.position.id for point in self.points):
+            raise ValueError("it speaks of a point at another log row than its own")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +101,28 @@ def read_exported(path: Path) -> PointHolds:
     """What an exported file says of itself.  Raises UsageError where it can't be read, VerifyFailed where damaged."""
     if not path.is_file():
         raise UsageError(f"{path} is no file", remedy="give what `rollrep export` wrote")
-    try:
+    with _whole(path):
         return container.read_holds(path, KIND, PointHolds)
-    except VerifyFailed as error:
-        raise VerifyFailed(
-            error.facts, remedy="nothing of it was used; export it again, or take another copy"
-        ) from error
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Whatever is wrong with an exported file, nothing of it was used."""
+    try:
+        yield
+    except (VerifyFailed, apsw.CorruptError, apsw.NotADBError, msgspec.DecodeError) as error:
+        facts = error.facts if isinstance(error, VerifyFailed) else f"{path} does not hold what it says: {error}"
+        raise VerifyFailed(facts, remedy="nothing of it was used; export it again, or take another copy") from error
+
+
+def _require_room(store: Store, path: Path) -> None:
+    """A small file may say that it unpacks to more than there is: then nothing is written at all."""
+    needed, free = container.read_manifest(path, KIND).raw_bytes, shutil.disk_usage(store.folder).free
+    if needed > free:
+        raise DiskFull(
+            f"{path} unpacks to {show_bytes(needed)}, and there are {show_bytes(free)} on the disk of {store.folder}",
+            remedy=f"make room, see: df -h {store.folder}",
+        )
 
 
 def import_point(store: Store, catalog: Catalog, path: Path, *, accept_source: bool, progress: Progress) -> Imported:
@@ -120,18 +144,17 @@ def import_point(store: Store, catalog: Catalog, path: Path, *, accept_source: b
     line = min([0, *lines]) - 1
     try:
         remove_database(raw)
-        progress("unpacking")
-        container.unpack_to(path, KIND, raw)
-        with container.disk_room(raw), full_disk_as_oserror():
+        with _whole(path), container.disk_room(raw), full_disk_as_oserror():
+            _require_room(store, path)
+            progress("unpacking")
+            container.unpack_to(path, KIND, raw)
             with contextlib.closing(open_mirror(raw)) as db:
                 progress("checking")
                 state = read_state(db)
                 problems = integrity_problems(db, state.layout if state else None)
                 if problems or state is None or (state.position, state.time) != (holds.position, holds.time):
-                    raise VerifyFailed(
-                        f"{path} does not hold what it says: {problems[0] if problems else 'it is of another point'}",
-                        remedy="nothing of it was used; export it again",
-                    )
+                    why = problems[0] if problems else "it is of another point"
+                    raise VerifyFailed(f"{path} does not hold what it says: {why}")
                 state = msgspec.structs.replace(state, line=line)
                 with transaction(db):
                     write_state(db, state)

@@ -249,12 +249,12 @@ class _Table:
 
 def _tables_with_keys(db: apsw.Connection, undo: Undo) -> list[str]:
     """The tables whose foreign keys may be broken: those that are touched, and those that refer to them."""
-    touched = {table.name.casefold() for table in undo.tables}
+    touched = {sql.fold(table.name) for table in undo.tables}
     found = []
     for row in schema_rows(db, AFTER):
         if row.type == "table":
             parents = all_rows(db, 'SELECT "table" FROM pragma_foreign_key_list(?, ?)', (row.name, AFTER))
-            if parents and (row.name.casefold() in touched or touched & {parent.casefold() for (parent,) in parents}):
+            if parents and (sql.fold(row.name) in touched or touched & {sql.fold(parent) for (parent,) in parents}):
                 # Keys that refer to what is no key ("foreign key mismatch") can't be checked, nor are they enforced.
                 with contextlib.suppress(apsw.SQLError):
                     db.execute("SELECT 1 FROM pragma_foreign_key_check(?, ?) LIMIT 1", (row.name, AFTER)).fetchall()
@@ -290,12 +290,12 @@ def write_lines(output: Path, lines: Iterable[str]) -> None:
 def is_meant(change: RowChange, words: Sequence[str], primary_key: Sequence[str], encoding: str) -> bool:
     """Whether `words`, `col=value` each or the values of a key in its order, are of this row.  Pure."""
     row = {**(change.before or {}), **(change.after or {}), **change.key}
-    texts = {name.casefold(): _as_typed(token, encoding) for name, token in row.items()}
+    texts = {sql.fold(name): _as_typed(token, encoding) for name, token in row.items()}
     pairs = [word.partition("=") for word in words]
-    if all(sign and name.casefold() in texts for name, sign, _ in pairs):
-        return all(texts[name.casefold()] == value for name, _, value in pairs)
+    if all(sign and sql.fold(name) in texts for name, sign, _ in pairs):
+        return all(texts[sql.fold(name)] == value for name, _, value in pairs)
     keys = [tuple(change.key), tuple(primary_key)]
-    return any(list(words) == [texts[name.casefold()] for name in key] for key in keys if key)
+    return any(list(words) == [texts[sql.fold(name)] for name in key] for key in keys if key)
 
 
 def _as_typed(token: str, encoding: str) -> str:

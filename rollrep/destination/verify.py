@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import apsw
 import msgspec
 
+from rollrep.core import sql
 from rollrep.core.errors import Temporary, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Position, Shape
 from rollrep.destination.archive import Archive
@@ -275,7 +276,7 @@ def schema_differences(db: apsw.Connection, state: State) -> list[str]:
         db,
         "SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'",
     )
-    here = {(kind, name): text for kind, name, text in rows if not name.casefold().startswith(PREFIX)}
+    here = {(kind, name): text for kind, name, text in rows if not sql.fold(name).startswith(PREFIX)}
     wanted = {(item.type, item.name): item.sql for item in carried(state.layout)}
     lines = []
     for kind, name in sorted(here.keys() | wanted.keys()):

@@ -71,7 +71,7 @@ def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
     except FileNotFoundError:
         before, mode = b"", None
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        raise UsageError(f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {path}") from error
     if not before.strip():
         before += _TEMPLATE.encode()
     if name in parse_config(before, path).jobs:
@@ -84,7 +84,7 @@ def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
     except UsageError as error:
         raise UsageError(f"the job can't be added: {error.facts}", remedy=error.remedy) from None
     if job.source != source:
-        raise UsageError(f"the source {source!r} can't be written as TOML")
+        raise UsageError(f"the source {source!r} can't be written as TOML", remedy="give it in plain letters")
     _replace(target, after, mode)
     return job
 
@@ -109,7 +109,9 @@ def _replace(target: Path, data: bytes, mode: int | None) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(f"{target} can't be written: {error.strerror}") from error
+        raise UsageError(
+            f"{target} can't be written: {error.strerror}", remedy=f"see: ls -ld {target.parent}"
+        ) from error
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -28,6 +28,8 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -119,8 +121,27 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     places = [Path(FILE_NAME), platformdirs.user_config_path("rollrep") / FILE_NAME, SYSTEM_CONFIG]
     for place in places:
         if _readable(place):
+            _refuse_strangers(place)
             return place
     raise NotSetUp(f"no configuration at {', '.join(map(str, places))}", remedy="rollrep init JOB SOURCE writes one")
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Raises UsageError where others decide what the file at `path` says: it names commands that are run.
+
+    Whoever works in a folder that is not theirs may find one there that they never asked for.
+    """
+    found = path.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        whose = "belongs to another user"
+    elif found.st_mode & stat.S_IWOTH:
+        whose = "can be written by everybody"
+    else:
+        return
+    raise UsageError(
+        f"{path.absolute()} {whose}, and names commands that would be run",
+        remedy=f"read it; if it is right, name it: rollrep -c {shlex.quote(str(path.absolute()))} ...",
+    )
 
 
 def load_config(path: Path) -> Config:
@@ -128,7 +149,7 @@ def load_config(path: Path) -> Config:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        raise UsageError(f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {path}") from error
     return parse_config(data, path)
 
 

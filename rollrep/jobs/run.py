@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import apsw
 import pluggy
@@ -23,7 +23,7 @@ from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.errors import DiskFull, RollrepError, Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.pull import Outcome, Wishes, pull
-from rollrep.destination.remembered import FAILURE, PULL, remember
+from rollrep.destination.remembered import FAILURE, PULL, remember, remembered
 from rollrep.destination.store import NO_ROOM, Store
 from rollrep.hooks import call_safely
 from rollrep.jobs.config import Config, Job
@@ -109,6 +109,25 @@ def session_with(job: Job) -> Iterator[tuple[Session, Address]]:
         yield Session(stream, where(address)), address
     finally:
         stream.close()
+
+
+def surest_first(config: Config, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs in the order in which they are pulled: one that hangs holds nobody whose last pull went well.
+
+    Those that failed the last time come last, and those that never were pulled.
+    """
+    return sorted(jobs, key=lambda job: _is_in_doubt(store_of(config, job))) if len(jobs) > 1 else list(jobs)
+
+
+def _is_in_doubt(store: Store) -> bool:
+    if not store.exists():
+        return True
+    try:
+        with Catalog(store.catalog) as catalog:
+            failed, pulled = remembered(catalog, FAILURE), remembered(catalog, PULL)
+    except (RollrepError, apsw.Error, OSError):
+        return True  # the pull says what is wrong
+    return failed is not None and (pulled is None or failed[0] > pulled[0])
 
 
 def run_pull(

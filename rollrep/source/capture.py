@@ -135,7 +135,7 @@ def _replaced_triggers(plan: TablePlan, shape_id: int) -> Bodies:
 
 def _moving(plan: TablePlan) -> str:
     """The statements that may move a key: those that set it, by any of its names."""
-    names = {name.casefold(): name for name in plan.shape.key}
+    names = {sql.fold(name): name for name in plan.shape.key}
     if not plan.shape.without_rowid:
         names |= {name: name for name in ROWID_NAMES if name not in names}
     return f"AFTER UPDATE OF {sql.names(names.values())} ON {{}}"
@@ -348,7 +348,7 @@ def _same_key_bare(plan: TablePlan) -> str:
 def _alias(plan: TablePlan) -> str:
     """The table's own name, by which a partial index's condition may call it; another where that would hide NEW."""
     table = plan.shape.table
-    return sql.name(f"{PREFIX}table" if table.casefold() in ("new", "old") else table)
+    return sql.name(f"{PREFIX}table" if sql.fold(table) in ("new", "old") else table)
 
 
 def _itself(plan: TablePlan) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, find_row, one_value
 from rollrep.source.key_collations import key_collates, key_collations
@@ -82,7 +83,7 @@ def inspect(
         try:
             if name in missing:
                 raise ValueError(missing.pop(name))
-            plans.append(_plan(db, name, without_rowid, name.casefold() in restless, frozenset(missing)))
+            plans.append(_plan(db, name, without_rowid, sql.fold(name) in restless, frozenset(missing)))
             refused += [
                 Refused(name, f"{reason}; without it, {name} is carried", index) for index, reason in missing.items()
             ]
@@ -104,12 +105,12 @@ def selected(table: str, include: Sequence[str], exclude: Sequence[str]) -> bool
 def ordinary_tables(db: apsw.Connection) -> list[tuple[str, bool]]:
     """(name, WITHOUT ROWID) of the application's tables that triggers may stand on; no shadow tables."""
     found = all_rows(db, "SELECT name, wr FROM pragma_table_list WHERE schema='main' AND type='table'")
-    mine = PREFIX.casefold()
+    mine = sql.fold(PREFIX)
     shadows = {shadow for owned in owned_tables(db) for shadow in owned.shadows}
     return sorted(
         (name, bool(without_rowid))
         for name, without_rowid in found
-        if not name.casefold().startswith((mine, "sqlite_")) and name not in shadows
+        if not sql.fold(name).startswith((mine, "sqlite_")) and name not in shadows
     )
 
 
@@ -243,7 +244,7 @@ def _key(
     # An INTEGER PRIMARY KEY that is the rowid has no index of its own; INT or DESC ones have.
     if len(primary) == 1 and key_index is None:
         return (primary[0],), False, ("BINARY",)
-    taken = {name.casefold() for name, *_ in info}
+    taken = {sql.fold(name) for name, *_ in info}
     for name in ("rowid", "oid", "_rowid_"):
         if name not in taken:
             return (name,), True, ("BINARY",)
@@ -271,8 +272,8 @@ def _uniques(
         if plain and not partial and stored.issuperset(columns):
             found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns, lasting))
             continue
-        sql = find_row(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
-        parsed = parse_index(sql[0]) if sql and sql[0] else None
+        made_by = find_row(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
+        parsed = parse_index(made_by[0]) if made_by and made_by[0] else None
         if parsed is None or len(parsed[0]) != len(parts):
             all_probed = False
             continue
@@ -291,15 +292,18 @@ def _constrained(db: apsw.Connection, indexes: Sequence[tuple[str, int, str, int
     return {name for names in parts for (name,) in names}
 
 
-def parse_index(sql: str) -> tuple[list[str], str] | None:
+def parse_index(statement: str) -> tuple[list[str], str] | None:
     """(the indexed terms without COLLATE/ASC/DESC, the WHERE condition or "") of a CREATE INDEX, or None.
 
     >>> parse_index("CREATE UNIQUE INDEX u ON t(lower(email), b DESC) WHERE gone = 0")
     (['lower(email)', 'b'], 'gone = 0')
     >>> parse_index("CREATE UNIQUE INDEX u ON t(a || ',' || b)")
     (["a || ',' || b"], '')
+    >>> parse_index("CREATE UNIQUE INDEX u ON t(a + 1 -- one\\n, b) WHERE b > 0 /* open")
+    (['a + 1', 'b'], 'b > 0')
     """
-    tokens = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(sql) if not m.group().startswith(("--", "/*"))]
+    bare = sql.without_comments(statement)
+    tokens = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(bare)]
     on = next((i for i, (token, *_) in enumerate(tokens) if token.upper() == "ON"), None)
     if on is None or on + 2 >= len(tokens) or tokens[on + 2][0] != "(":
         return None
@@ -308,18 +312,18 @@ def parse_index(sql: str) -> tuple[list[str], str] | None:
         token, begin, end = tokens[position]
         depth += (token == "(") - (token == ")")
         if depth == 0 or (depth == 1 and token == ","):
-            terms.append(_ORDER.sub("", sql[start:begin].strip()).strip())
+            terms.append(_ORDER.sub("", bare[start:begin].strip()).strip())
             start = end
         if depth == 0:
             rest = tokens[position + 1 :]
             if not rest:
                 return terms, ""
-            return (terms, sql[rest[0][2] :].strip()) if rest[0][0].upper() == "WHERE" else None
+            return (terms, bare[rest[0][2] :].strip()) if rest[0][0].upper() == "WHERE" else None
     return None
 
 
 _TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/ | [\w$]+ | [^\s\w]""",
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | [\w$]+ | [^\s\w]""",
     re.VERBOSE | re.DOTALL,
 )
 _ORDER = re.compile(
@@ -374,7 +378,7 @@ def _is_autoincrement(
 
 
 def _restless_tables(db: apsw.Connection) -> set[str]:
-    """Tables (casefolded) whose rows something may change between their write and our AFTER trigger.
+    """Tables (folded) whose rows something may change between their write and our AFTER trigger.
 
     The application's own triggers on the table may; so may foreign key actions, which run before the
     AFTER triggers: of this table's own references (a row may refer to itself), and of tables that refer
@@ -385,12 +389,12 @@ def _restless_tables(db: apsw.Connection) -> set[str]:
         "SELECT tbl_name FROM sqlite_schema WHERE type='trigger' AND substr(name, 1, ?) != ?",
         (len(PREFIX), PREFIX),
     )
-    found = {table.casefold() for (table,) in triggers}
+    found = {sql.fold(table) for (table,) in triggers}
     acting = all_rows(
         db,
         "SELECT s.name, f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type='table'"
         " AND (f.on_update NOT IN ('NO ACTION', 'RESTRICT') OR f.on_delete NOT IN ('NO ACTION', 'RESTRICT'))",
     )
     for child, parent in acting:
-        found.update((child.casefold(), parent.casefold()))
+        found.update((sql.fold(child), sql.fold(parent)))
     return found

@@ -231,7 +231,10 @@ def _point_at(db: apsw.Connection, log_id: int) -> Point | None:
     if found is None:
         return None
     log_id, time, kind, label, sequence, changed = found
-    return Point(log_id, time, as_text(db, kind) or "application", as_text(db, label), sequence, bool(changed))
+    try:
+        return Point(log_id, time, as_text(db, kind) or "application", as_text(db, label), sequence, bool(changed))
+    except (TypeError, ValueError):
+        return None  # somebody wrote another time there; who replays the row says so
 
 
 def write_point(db: apsw.Connection, label: str | None, kind: str) -> Point:

@@ -17,6 +17,7 @@ import re
 
 import apsw
 
+from rollrep.core import sql
 from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
 
@@ -45,19 +46,19 @@ def owned_tables(db: apsw.Connection) -> list[Owned]:
     # Asking for pragma_table_list connects every virtual table; one whose tokenizer is unknown is still listed.
     tables = all_rows(db, "SELECT name, type FROM pragma_table_list WHERE schema = 'main'")
     texts = all_rows(db, "SELECT name, sql FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL%'")
-    modules = {name.casefold() for (name,) in all_rows(db, "SELECT name FROM pragma_module_list")}
+    modules = {sql.fold(name) for (name,) in all_rows(db, "SELECT name FROM pragma_module_list")}
     virtual = {name for name, kind in tables if kind == "virtual"}
     found = []
     for name, text in sorted(texts):
         if name not in virtual:
             continue
         module = module_of(text)
-        is_known = module.casefold() in modules
+        is_known = sql.fold(module) in modules
         shadows = sorted(
             table
             for table, kind in tables
-            if (kind == "shadow" and table.rpartition("_")[0].casefold() == name.casefold())
-            or (not is_known and kind == "table" and table.casefold().startswith(name.casefold() + "_"))
+            if (kind == "shadow" and sql.fold(table.rpartition("_")[0]) == sql.fold(name))
+            or (not is_known and kind == "table" and sql.fold(table).startswith(sql.fold(name) + "_"))
         )
         found.append(Owned(name, module, tuple(t for t in shadows if not t.startswith(PREFIX)), is_known))
     return found

@@ -29,6 +29,7 @@ from rollrep.wire.messages import Answer, Batch, Chunk, Done, Image, Message, Ov
 MAX_RAW_BYTES = 1 << 30
 """the largest image we unpack; a source never makes one this large unless a single row is"""
 READ_BYTES = 256 << 10
+_SAME = "install the same rollrep version on both machines"
 BACKLOGS, ANSWERS = 8, 40
 """so many times the log that was to be caught up with, in so many answers, and nothing but log: it is never over"""
 
@@ -98,7 +99,9 @@ class Session:
             before, after = after, message.last
             yield message, self._follow_on(message, before)
         if after != through:
-            raise RollrepError(f"{self._where} sent the log up to {after} and not to {through}, as it had offered")
+            raise RollrepError(
+                f"{self._where} sent the log up to {after} and not to {through}, as it had offered", remedy=_SAME
+            )
 
     def ask(self, wanted: messages.Ask) -> None:
         """Says what is wanted next of a table; `read` reads the answer."""
@@ -230,17 +233,21 @@ class Session:
 
     def _follow_on(self, batch: Batch, after: int) -> bytes:
         if batch.first != after + 1 or batch.last < batch.first:
-            raise RollrepError(f"{self._where} sent log rows {batch.first} to {batch.last} where {after + 1} was next")
+            raise RollrepError(
+                f"{self._where} sent log rows {batch.first} to {batch.last} where {after + 1} was next", remedy=_SAME
+            )
         return self._image(batch.image)
 
     def _image(self, image: Image) -> bytes:
         if not 0 < image.raw_bytes <= MAX_RAW_BYTES or not 0 < image.packed_bytes <= MAX_RAW_BYTES:
-            raise RollrepError(f"{self._where} offered an image of {image.raw_bytes} bytes; that is not allowed")
+            raise RollrepError(
+                f"{self._where} offered an image of {image.raw_bytes} bytes; that is not allowed", remedy=_SAME
+            )
         packed, digest = io.BytesIO(), hashlib.sha256()  # whose bytes are given out without a copy
         while packed.tell() < image.packed_bytes:
             frame = self._frame()
             if frame.kind != frames.DATA or packed.tell() + len(frame.payload) > image.packed_bytes:
-                raise RollrepError(f"{self._where} sent other data than it had announced")
+                raise RollrepError(f"{self._where} sent other data than it had announced", remedy=_SAME)
             packed.write(frame.payload)
             digest.update(frame.payload)
         if digest.hexdigest() != image.sha256:
@@ -271,13 +278,12 @@ class Session:
     def _hear(self) -> messages.FromSource:
         frame = self._frame()
         if frame.kind != frames.MESSAGE:
-            raise RollrepError(f"{self._where} sent data that it had not announced")
+            raise RollrepError(f"{self._where} sent data that it had not announced", remedy=_SAME)
         try:
             message = messages.decode_from_source(frame.payload)
         except msgspec.DecodeError as error:
             raise RollrepError(
-                f"{self._where} says something this rollrep does not understand ({error})",
-                remedy="install the same rollrep version on both machines",
+                f"{self._where} says something this rollrep does not understand ({error})", remedy=_SAME
             ) from error
         if isinstance(message, Refusal):
             raise refused(message)
@@ -318,7 +324,7 @@ class Session:
         )
 
     def _nonsense(self, message: Message) -> RollrepError:
-        return RollrepError(f"{self._where} said {type(message).__name__} where that means nothing")
+        return RollrepError(f"{self._where} said {type(message).__name__} where that means nothing", remedy=_SAME)
 
 
 def refused(refusal: Refusal) -> RollrepError:
