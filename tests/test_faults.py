@@ -6,21 +6,34 @@ What docs/faults.md says of each fault is held against the tests there are.
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
+import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
+import killed_app
 import oracle
 import pytest
+from click.testing import CliRunner
+from pair import FollowedPair
 from sources import copy_source
 from test_cli import ROLLREP, Place, only_object, sentence
+
+from rollrep.cli.main import cli
+from rollrep.jobs import run
+from rollrep.jobs.run import options_of
 
 
 @pytest.fixture
@@ -201,6 +214,73 @@ def test_pull_ends_with_14_when_the_source_outruns_every_copy(place: Place) -> N
     place.assert_mirrored()
 
 
+# ---------------------------------------------------------------- another machine
+
+
+def on_another_machine(place: Place, files: Path) -> str:
+    """A remote_command whose serve sees another host name, another machine id, and `files` where the source lies."""
+    (place.folder / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    own = "" if os.geteuid() == 0 else " --map-root-user"
+    script = (
+        f"hostname elsewhere; mount --bind {place.folder}/machine-id /etc/machine-id; mount --bind {files} {place.db};"
+        f" exec {sys.executable} -m rollrep source serve"
+    )
+    return json.dumps(f"unshare --mount --uts{own} sh -c {shlex.quote(script)}")
+
+
+def test_copy_on_another_machine_is_refused_when_it_answers_at_the_same_path(place: Place) -> None:
+    """Two machines with one file each, of one identity and one log; both go on. Then the one is as the other was."""
+    place.pulled()
+    copy = place.folder / "copy.db"
+    copy_source(place.db, copy)
+    job = f'[jobs.shop]\nsource = "local:{place.db}"\n'
+    place.write("UPDATE users SET admin = 1 - admin")
+    place.good("pull")
+    place.configure(f"{job}remote_command = {on_another_machine(place, copy)}\n")
+    kept = place.mirror().read_bytes()
+    remedy = sentence(place.run("pull"), 2, "shop", "a copy of the database on another machine", "untouched")
+    assert place.mirror().read_bytes() == kept
+    place.good(*shlex.split(remedy.partition("rollrep ")[2]))
+    place.assert_mirrored(db=copy)
+    place.configure(job)
+    sentence(place.run("pull"), 2, "another machine")
+    place.good("mirror", "shop", "--accept-source")
+    place.assert_mirrored()
+
+
+# ---------------------------------------------------------------- an application that dies
+
+
+KILLS = int(os.environ.get("ROLLREP_KILLS", "25"))
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_log_and_tables_agree_when_the_application_is_killed_at_any_moment(tmp_path: Path, journal: str) -> None:
+    """The mirror is what the log says, since every pull resumes; the source is what the tables say."""
+    pair = FollowedPair(tmp_path)
+    pair.do(killed_app.SCHEMA)
+    pair.do(f"PRAGMA journal_mode = {journal}")
+    pair.install()
+    pair.db.close()  # whoever comes after a death finds what it left
+    pair.pull()
+    dice = random.Random(journal)
+    resumed = 0
+    for life in range(KILLS):
+        steps = int(10 ** dice.uniform(1, 5)) if life % 3 else 0
+        command = [sys.executable, killed_app.__file__, str(pair.path), str(life), str(steps)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+            assert app.stdout is not None and app.stdout.readline() == "ready\n"
+            if not steps:
+                time.sleep(dice.uniform(0, 0.1))
+                app.kill()
+            assert app.wait(60) == -signal.SIGKILL
+        answer, _ = pair.pull()
+        assert answer in ("resume", "up_to_date")
+        resumed += answer == "resume"
+        oracle.assert_same(pair.path, pair.store.mirror)
+    assert resumed > KILLS / 4, "many lives come to a COMMIT"
+
+
 # ---------------------------------------------------------------- files that are not what they were
 
 
@@ -228,6 +308,8 @@ def test_mirror_follows_again_when_it_was_put_back_from_an_older_copy(place: Pla
     for more in ("-wal", "-shm"):
         place.mirror().with_name(f"mirror.db{more}").unlink(missing_ok=True)
     place.mirror().write_bytes(older)
+    place.good("pull")
+    place.assert_mirrored()  # by what the archive has: the source has nothing new
     place.write("UPDATE users SET admin = 1 - admin WHERE id % 2")
     place.good("pull")
     place.assert_mirrored()
@@ -268,7 +350,130 @@ def test_check_says_how_old_the_mirror_is_when_nobody_pulled(place: Place) -> No
     place.pulled()
     time.sleep(2)
     done = place.run("check", "shop")
-    assert any(line.startswith(("WARN", "FAIL")) and ": fresh: " in line for line in done.stdout.splitlines())
+    [late] = [line for line in done.stdout.splitlines() if line.startswith("WARN") and ": fresh: " in line]
+    assert re.search(r"the mirror was the source [2-9](\.\d)? s ago; .* a pull every 100 ms was wanted", late), late
+    assert "        next: rollrep pull shop" in done.stdout.splitlines()
+    status = place.run("status", "shop")
+    assert status.returncode == 1, "cron and scripts look at this one"
+    assert re.match(r"WARN +shop: the mirror is [2-9](\.\d)? s old\n", status.stdout), status.stdout
+    place.configure(f'[jobs.shop]\nsource = "local:{place.db}"\nevery = "1h"\n')
+    place.good("pull")
+    assert "OK      shop: fresh: " in place.good("check").stdout
+    place.good("status")
+
+
+@pytest.fixture
+def switch() -> Iterator[tuple[str, list[str]]]:
+    """A dead-man's switch: its address, and what it was sent."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            seen.append(f"{self.path} {body}".strip())
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/{{job}}", seen
+        server.shutdown()
+        thread.join()
+
+
+def test_pull_is_tried_again_by_itself_when_the_source_hung_up(place: Place) -> None:
+    """Three times it ends before a word; the fourth try is the last."""
+    place.installed()
+    job = f'[jobs.shop]\nsource = "local:{place.db}"\nremote_command = "sh {place.folder}/source.sh"\n'
+    place.configure(job)
+    tries = place.folder / "tries"
+    script = f"echo >> {tries}; [ $(wc -l < {tries}) -ge %d ] && exec {sys.executable} -m rollrep source serve"
+    for good_at, code in ((4, 0), (9, 75)):
+        tries.unlink(missing_ok=True)
+        (place.folder / "source.sh").write_text(script % good_at)
+        done = place.run("pull")
+        assert (done.returncode, tries.read_text().count("\n")) == (code, 4), done.stderr
+    place.assert_mirrored()
+    sentence(done, 75, "shop")
+
+
+HANGS = "remote_command = \"sh -c 'touch asked; cat > eaten'\"\n"
+"""a source that is there and says nothing"""
+
+
+@contextlib.contextmanager
+def hanging_pull(place: Place, **environment: str) -> Iterator[None]:
+    """Inside, a pull of all jobs has come to one that `HANGS`; it is killed there."""
+    asked = place.folder / "asked"
+    asked.unlink(missing_ok=True)
+    kept = {**os.environ, "HOME": str(place.home), **environment}
+    with subprocess.Popen([ROLLREP, "pull"], cwd=place.folder, env=kept, start_new_session=True) as pull:
+        while not asked.exists():
+            assert pull.poll() is None
+            time.sleep(0.01)
+        yield
+        os.killpg(pull.pid, signal.SIGKILL)
+
+
+def test_job_that_hangs_holds_no_other_when_it_comes_last(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two jobs hangs until its stall timeout, then the other is pulled; from then on it comes last."""
+    hangs, good = (f'[jobs.{name}]\nsource = "local:{place.db}"\n' for name in ("hangs", "shop"))
+    place.configure(hangs + good)
+    place.installed()
+    place.good("pull", "hangs")
+    place.configure(hangs + HANGS + good)
+    with monkeypatch.context() as patched:
+        patched.chdir(place.folder)
+        stalls_s = {"hangs": 0.2, "shop": 60.0}
+        patched.setattr(run, "options_of", lambda job: replace(options_of(job), stall_timeout_s=stalls_s[job.name]))
+        patched.setattr(run, "FIRST_PAUSE_S", 0.01)
+        done = CliRunner().invoke(cli, ["pull"])
+    assert done.exit_code == 3, done.output
+    assert "hangs: nothing arrived" in done.output and "next:" in done.output
+    place.assert_mirrored()
+    place.write("UPDATE users SET admin = 1 - admin")
+    with hanging_pull(place):
+        place.assert_mirrored()
+    assert [job["job"] for job in only_object(place.run("status", "--json").stdout)["jobs"]] == ["hangs", "shop"]
+
+
+def test_switch_hears_of_a_job_only_when_it_was_pulled_well(place: Place, switch: tuple[str, list[str]]) -> None:
+    """The installed plugin and the real command: who is not heard of was not pulled, or said that it failed."""
+    address, seen = switch
+    bad = f'[jobs.bad]\nsource = "local:{place.folder}/none.db"\n'
+    good = f'[jobs.shop]\nsource = "local:{place.db}"\n'
+    place.configure(bad + good)
+    place.installed()
+    place.run("status", ROLLREP_PING_URL=address)
+    place.run("check", ROLLREP_PING_URL=address)
+    assert seen == [], "nobody pulled"
+    assert place.run("pull", ROLLREP_PING_URL=address).returncode == 3
+    started, failed, *well = seen
+    assert (started, well) == ("/bad/start", ["/shop/start", "/shop"])
+    assert failed.startswith("/bad/fail there is no file ")
+    seen.clear()
+    place.configure(good + HANGS)
+    with hanging_pull(place, ROLLREP_PING_URL=address):
+        pass
+    assert seen == ["/shop/start"], "a pull that died is not heard of again"
+
+
+def test_source_is_waited_for_when_its_lock_goes_in_time(place: Place) -> None:
+    """A writer of a moment is no error: `point` has no second try, so it is SQLite that waits."""
+    place.installed()
+    hold = (
+        "import sqlite3, sys, time; c = sqlite3.connect('app.db', isolation_level=None); c.execute('BEGIN EXCLUSIVE')"
+    )
+    hold += "; print('held', flush=True); time.sleep(3); c.execute('COMMIT')"
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=place.folder, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        place.good("source", "point", place.db, "--label", "behind it")
     place.good("pull")
 
 

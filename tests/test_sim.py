@@ -182,6 +182,22 @@ def test_what_was_published_is_there_when_power_fails_at_once_after_it(
     lived(tmp_path, Limits(keep_rows=31, keep_keys=31), live)
 
 
+def test_segment_is_there_when_power_fails_once_the_catalog_has_it(tmp_path: Path) -> None:
+    """Its bytes and its name: a file that is synced is still lost where its folder is not."""
+
+    def live(run: Run) -> None:
+        run.honest()
+        run.source.burst(20)
+        image = powerless_at(run, "mirror_db.transaction: write mirror.db-wal", after="catalog.add_segment")
+        run.pull()
+        assert image.exists()
+        assert {path.suffix for path in image.rglob("archive/1/*")} == {".segment"}
+        run.exchange_store(image)
+        run.honest()
+
+    lived(tmp_path, Limits(keep_rows=10_000), live)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_wal_can_be_checkpointed_when_the_destination_is_slow(mirror: bool, tmp_path: Path) -> None:
     """serve waits after every frame of many, with a burst to send or with all tables; it must hold nothing meanwhile."""

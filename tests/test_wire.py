@@ -478,6 +478,24 @@ def test_source_says_changed_when_shape_or_schema_is_not_its_own(source: Path) -
         assert said == messages.Changed()
 
 
+def test_source_says_changed_when_the_schema_changes_while_a_chunk_is_read(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [answer] = heard_by(source, say(HELLO))
+    assert isinstance(answer, messages.Answer) and answer.layout is not None
+    chunk = source_reader.Reader.chunk
+
+    def chunk_and_change(*how: Any) -> Any:
+        with contextlib.closing(apsw.Connection(str(source))) as db:
+            db.execute("CREATE TABLE later(a)")
+        return chunk(*how)
+
+    monkeypatch.setattr(source_reader.Reader, "chunk", chunk_and_change)
+    ask = SendChunk(answer.layout.shapes[0].id, None, answer.facts.head.id, answer.schema_digest)
+    _, said = heard_by(source, say(HELLO, ask))
+    assert said == messages.Changed()
+
+
 @pytest.mark.parametrize(("after", "beyond"), [(-5, 0), (0, 1), (0, 10**6), (10**18, 10**18), (-(2**63), 0)])
 def test_source_says_overrun_when_batches_are_asked_for_that_it_does_not_have(
     source: Path, after: int, beyond: int
