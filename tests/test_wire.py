@@ -457,7 +457,7 @@ def test_source_refuses_when_the_request_is_not_one(source: Path, request_bytes:
 
 
 @pytest.mark.parametrize(
-    "after_key", [(), ("i:1", "i:2"), ("x:1",), ("i:",), ("t:zz",), ("r:nan!",), ("i:" + "9" * 40,)]
+    "after_key", [(), ("i:1", "i:2"), ("x:1",), ("i:",), ("t:zz",), ("r:nan!",), ("r:7p99999",), ("i:" + "9" * 40,)]
 )
 def test_source_refuses_a_chunk_when_its_key_is_no_key(source: Path, after_key: tuple[str, ...]) -> None:
     [answer] = heard_by(source, say(HELLO))

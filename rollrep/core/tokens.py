@@ -56,7 +56,7 @@ def bind_token(token: str) -> tuple[str, Bindable]:
             return "CAST(? AS TEXT)", bytes.fromhex(rest)
         if kind == "b":
             return "?", bytes.fromhex(rest)
-    except ValueError:
+    except (ValueError, OverflowError):
         kind = ""
     if kind == "n":
         return "?", None
