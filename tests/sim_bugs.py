@@ -80,7 +80,7 @@ BUGS = (
         "        self._catalog.add_segment(self._found(path, holds, 1))\n"
         "        container.write_packed(path, KIND, packed, len(raw), holds)\n",
         "puller_killed work",
-        34,
+        43,
     ),
     Bug(
         "the copy that a mirror operation begins with is not synced",
@@ -88,7 +88,7 @@ BUGS = (
         "            container.sync_file(copy)\n",
         "",
         "power_lost log_rolls_over",
-        413,
+        21,
     ),
     Bug(
         "a forgotten key proves a position without its time",
@@ -112,7 +112,7 @@ BUGS = (
         "    store.sweep()\n",
         "",
         "puller_killed work",
-        25,
+        118,
     ),
     Bug(
         "serve sends a batch inside its read transaction",

@@ -18,7 +18,7 @@ from test_keeping import grown, silent
 from test_rebuild import places, points_in
 
 from rollrep.core.errors import RollrepError, VerifyFailed
-from rollrep.core.moments import ById
+from rollrep.core.moments import ById, Latest
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import FORMAT, WITHOUT_CHECKSUMS, Catalog
 from rollrep.destination.checksums import has_checksums, open_checked
@@ -27,6 +27,7 @@ from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.timeline import read_timeline
 
+PAGE = 4096
 FLIPS = int(os.environ.get("ROLLREP_FLIPS", "24"))
 
 
@@ -60,6 +61,17 @@ def is_given(pair: FollowedPair, log_id: int, kept: Path) -> bool:
         return False
     oracle.assert_same(kept, output)
     return True
+
+
+def is_newest_given(pair: FollowedPair, log_id: int, kept: Path) -> bool:
+    """Whether `latest` is restored, and then it is the newest; else the catalog is named."""
+    try:
+        with Catalog(pair.store.catalog) as catalog:
+            assert find_point(catalog, Latest()).id == log_id
+    except VerifyFailed as error:
+        assert "catalog.db is damaged" in error.facts
+        return False
+    return is_given(pair, log_id, kept)
 
 
 def answers(pair: FollowedPair) -> object:
@@ -111,6 +123,27 @@ def test_damage_is_named_and_never_believed_when_any_page_of_the_catalog_is_empt
     assert is_named(pair)
     assert not is_given(pair, *points[1])
     assert given < len(sound) // 4096
+
+
+@pytest.mark.timeout(600)
+def test_damage_is_named_and_never_believed_when_a_page_is_an_older_one_or_anothers(pair: FollowedPair) -> None:
+    catalog, newest, versions = pair.store.catalog, (0, Path()), []
+    for _ in range(3):
+        newest = grown(pair, 8)[-1]
+        versions.append(catalog.read_bytes())
+    sound, before = versions[-1], answers(pair)
+    places = range(0, len(sound), PAGE)
+    others = {sound[at : at + PAGE] for at in places}
+    named = 0
+    for at in places:
+        older = {each[at : at + PAGE] for each in versions if len(each) > at}
+        for content in sorted((older | others) - {sound[at : at + PAGE]}):
+            put(catalog, sound[:at] + content + sound[at + PAGE :])
+            said = is_named(pair)
+            assert said or answers(pair) == before, (at, content[:16])
+            assert is_newest_given(pair, *newest) or said, (at, content[:16])
+            named += said
+    assert named > len(places)
 
 
 def test_catalog_gets_checksums_when_one_of_an_older_version_is_pulled_into(pair: FollowedPair) -> None:

@@ -26,6 +26,7 @@ from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
+from rollrep.destination.seal import is_as_sealed, put_seal
 from rollrep.query import all_rows, find_row, one_row, one_value
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ FORMAT = 2
 WITHOUT_CHECKSUMS = 1
 """the format before; the next pull writes it anew"""
 CHANGED = "a page is not what was written"
+UNREADABLE = (apsw.CorruptError, TypeError, ValueError)
+"""what reading rows ends with where they are another table's"""
 SCHEMA = f"""
 CREATE TABLE line(line INTEGER PRIMARY KEY, epoch TEXT NOT NULL, reason TEXT NOT NULL, began TEXT NOT NULL);
 CREATE TABLE segment(line, first, last, proof, path TEXT NOT NULL, bytes, PRIMARY KEY(line, first)) WITHOUT ROWID;
@@ -159,15 +162,25 @@ class Catalog:
         elif not has_checksums(self._db):
             raise self._damaged("its first page is not what was written")
         self._db.execute("PRAGMA synchronous = FULL")
+        # Else a row that a REPLACE removes would still be in the seal.
+        self._db.execute("PRAGMA recursive_triggers = ON")
+        try:
+            is_sound = is_as_sealed(self._db)
+        except apsw.SQLError as error:
+            # The schema speaks of what is not there: its own page is an older one.
+            raise self._damaged(str(error)) from error
+        if not is_sound:
+            raise self._damaged("a page is an older one, or another's")
         if create:
             self._db.execute(FRESHNESS)
+            put_seal(self._db)
 
     def __enter__(self) -> Catalog:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         # What went wrong may have been another database's; and a page of zeros has the right checksum, and no content.
-        how = CHANGED if isinstance(error, apsw.CorruptError) and not is_whole(self._db) else ""
+        how = CHANGED if isinstance(error, UNREADABLE) and not is_whole(self._db) else ""
         try:
             self._db.close()
         except apsw.IOError as closing:

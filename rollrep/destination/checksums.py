@@ -55,7 +55,7 @@ def is_damage(error: BaseException | None) -> bool:
 def is_whole(db: apsw.Connection) -> bool:
     """Whether all of it can be read."""
     try:
-        return bool(one_value(db, "PRAGMA quick_check(1)") == "ok")
+        return bool(one_value(db, "PRAGMA integrity_check(1)") == "ok")
     except apsw.Error:
         return False
 
