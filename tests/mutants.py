@@ -20,6 +20,7 @@ VERIFY = "tests/test_verify.py::test_"
 INSTALL = "tests/test_install.py::test_"
 DROP = "tests/test_drop_column.py::test_"
 PAST = "tests/test_past.py::test_"
+LEAVES = "tests/test_leaves.py::test_"
 DIFFERS = r"mirror\.db:\n|restored\.db:\n"
 """what the oracle says when a mirror or a restore is not the source"""
 
@@ -371,6 +372,70 @@ MUTANTS = (
         "sha3_agg(iif(typeof({value}) = 'text', printf('%s', {value}), {value}))",
         VERIFY + "value_is_found_when_only_its_storage_class_or_a_bit_differs",
         r"== \{'t'|\{\} == ",
+    ),
+    Mutant(
+        "leaves with overflow pages are equal where their pages are",
+        "wire/leaves.py",
+        "                return NO_LEAF, cells\n",
+        "                pass\n",
+        LEAVES + "leaf_tells_nothing_when_a_row_has_overflow_pages",
+        "AssertionError",
+    ),
+    Mutant(
+        "leaves that tell nothing are equal to one another",
+        "destination/leaves.py",
+        "places.pop(nothing, None)",
+        "pass",
+        LEAVES + "rows_with_overflow_pages_arrive_when_only_these_changed",
+        r"AssertionError: assert \{",
+    ),
+    Mutant(
+        "the key before a gap is looked into, the last one in it is not",
+        "destination/leaves.py",
+        "            through = behind - 1\n",
+        "            through = behind - 2\n",
+        LEAVES + "every_row_that_differs_lies_in_a_range_when_two_tables_went_apart",
+        "rows differ that nobody would fetch",
+    ),
+    Mutant(
+        "cells of one gap are taken for those of the next",
+        "destination/leaves.py",
+        "for leaf in range(*gap.theirs))\n",
+        "for leaf in reversed(range(*gap.theirs)))\n",
+        LEAVES + "every_row_that_differs_lies_in_a_range_when_two_tables_went_apart",
+        "rows would be fetched that are equal|rows differ that nobody would fetch",
+    ),
+    Mutant(
+        "nobody counts whether all leaves were seen",
+        "leaf_pages.py",
+        "return Seen(pages, rows, None) if there == rows else None",
+        "return Seen(pages, rows, None)",
+        LEAVES + "no_leaves_are_told_when_not_all_were_seen",
+        "is None",
+    ),
+    Mutant(
+        "what SQLite knows already is not read again",
+        "leaf_pages.py",
+        'self.db.execute("PRAGMA shrink_memory").fetchall()',
+        "pass",
+        LEAVES + "leaves_are_those_of_the_rows_wherever_they_lie",
+        "is not None",
+    ),
+    Mutant(
+        "leaves are compared though the table has another text here",
+        "destination/leaves.py",
+        " and texts == [ours]",
+        "",
+        LEAVES + "leaves_are_not_compared_when_the_mirror_has_another_text_of_the_table",
+        "a default may be another",
+    ),
+    Mutant(
+        "leaves that stand still are asked for again and again",
+        "destination/sweep.py",
+        "if not is_beyond(said.last_key, wanted.ranges[0].after):",
+        "if False:",
+        LEAVES + "pull_ends_with_an_error_when_what_is_said_of_leaves",
+        "Timeout|timeout|DID NOT RAISE|IndexError|assert",
     ),
     Mutant(
         "an image's ids may have a hole",

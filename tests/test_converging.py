@@ -52,6 +52,8 @@ SMALL_ANSWERS = {
     "rollrep.source.reader.FIRST_CHUNK_ROWS": 100,
     "rollrep.source.digests.FIRST_CHUNK_ROWS": 80,
     "rollrep.source.digests.STRETCH_ROWS": 80,
+    "rollrep.source.leaves.FIRST_CHUNK_ROWS": 80,
+    "rollrep.source.leaves.STRETCH_ROWS": 80,
     "rollrep.source.forgotten.FIRST_IDS": 80,
     "rollrep.source.forgotten.MOST_IDS": 80,
     "rollrep.wire.forgotten_ranges.LEAST_WIDTH": 16,

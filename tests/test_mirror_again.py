@@ -25,7 +25,7 @@ from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
-from rollrep.source import digests, forgotten, reader
+from rollrep.source import digests, forgotten, leaves, reader
 from rollrep.source.database import open_source
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
@@ -81,6 +81,13 @@ def pair(tmp_path: Path) -> Iterator[OverrunPair]:
     made = OverrunPair(tmp_path)
     yield made
     made.db.close()
+
+
+def answers_of(first: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small table as many answers as of a large one."""
+    for module in (digests, leaves):
+        monkeypatch.setattr(module, "FIRST_CHUNK_ROWS", first)
+        monkeypatch.setattr(module, "STRETCH_ROWS", rows)
 
 
 def rungs(outcome: Outcome) -> set[str]:
@@ -180,8 +187,7 @@ def test_rows_beyond_a_stretch_are_compared_when_the_key_has_another_collation_t
 def test_comparing_is_gone_on_from_when_the_line_was_cut_and_rows_change_meanwhile(
     pair: OverrunPair, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
-    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    answers_of(300, 300, monkeypatch)
     pair.start(keep_keys=0)
     pair.fall_off()
     rng = random.Random(str(share))
@@ -385,8 +391,7 @@ def test_mirror_is_the_source_when_applications_outrun_the_log(
 def test_compared_ranges_are_not_compared_again_when_the_line_was_cut(
     pair: OverrunPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
-    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    answers_of(300, 300, monkeypatch)
     pair.start(keep_keys=0)
     kept = pair.folder / "kept.db"
     copy_source(pair.store.mirror, kept)
@@ -401,7 +406,7 @@ def test_compared_ranges_are_not_compared_again_when_the_line_was_cut(
 
     monkeypatch.setattr(Session, "ask", noted)
     with pytest.raises(Temporary):
-        pair.pull(cut_after=50_000)
+        pair.pull(cut_after=20_000)
     oracle.assert_same(kept, pair.store.mirror)
     assert pair.store.changes.exists()
     assert not pair.store.staging.exists(), "the mirror is not copied"
@@ -465,8 +470,7 @@ def test_each_table_goes_its_own_way_when_the_schema_changed_and_the_log_is_gone
 def test_tables_are_right_when_rows_are_wide_or_most_of_them_changed(
     pair: OverrunPair, share: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 100)
-    monkeypatch.setattr(digests, "STRETCH_ROWS", 200)
+    answers_of(100, 200, monkeypatch)
     wide = f"CREATE TABLE wide(id INTEGER PRIMARY KEY, a UNIQUE, b BLOB); INSERT INTO wide SELECT id * {share}, id,"
     pair.start(f"{FILLED}; {wide} randomblob({width}) FROM account WHERE id <= 4000", keep_keys=0)
     pair.do(f"UPDATE wide SET a = -a, b = randomblob({width}) WHERE id % {share * 3} < 2 * {share}")
@@ -485,8 +489,7 @@ def test_pull_goes_on_when_the_log_rolls_over_with_a_question_under_way(
     pair: OverrunPair, ends: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to what was asked ahead comes all the same; it is none to the Hello that follows."""
-    monkeypatch.setattr(digests, "FIRST_CHUNK_ROWS", 300)
-    monkeypatch.setattr(digests, "STRETCH_ROWS", 300)
+    answers_of(300, 300, monkeypatch)
     pair.start(keep_keys=0)
     pair.fall_off()
     read, answers = Session.read, iter([None, None, ends])

@@ -27,10 +27,11 @@ import apsw
 import msgspec
 
 from rollrep.core.clock import monotonic_s
-from rollrep.core.nouns import Facts, Position
+from rollrep.core.nouns import Facts, Position, Shape
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.forgotten_spans import Spans
 from rollrep.destination.images import attach_log
+from rollrep.destination.leaves import OwnLeaves
 from rollrep.destination.mirror_db import (
     State,
     moved_to,
@@ -102,6 +103,7 @@ class InPlace:
         self._db: apsw.Connection | None = None
         self._reached: Reached | None = None
         self._sweep: Sweep | None = None
+        self._leaves: OwnLeaves | None = None
         self._doing = Moved("", RUNG)
         self.copied = Copied()
 
@@ -148,7 +150,8 @@ class InPlace:
                 self._write(msgspec.structs.replace(self.reached, doing=shape.id, after=None))
             began, bytes_before = monotonic_s(), session.bytes_received
             self._doing = Moved(shape.table, RUNG)
-            self._sweep = Sweep(session, self.db, shape, self._state.schema_digest, self.reached.position.id, self)
+            digest, position = self._state.schema_digest, self.reached.position.id
+            self._sweep = Sweep(session, self.db, shape, digest, position, self, self._leaves_of(shape))
             self._sweep.run(beyond(WHOLE if spans is None else spans[shape.id], self.reached.after))
             self._doing.bytes, self._doing.seconds = session.bytes_received - bytes_before, monotonic_s() - began
             self.copied.tables.append(self._doing)
@@ -178,6 +181,9 @@ class InPlace:
                 shadows.close()
 
     def close(self) -> None:
+        if self._leaves is not None:
+            self._leaves.close()
+            self._leaves = None
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -242,6 +248,11 @@ class InPlace:
         self._db.execute("ATTACH ':memory:' AS image")
         self._db.execute("PRAGMA batch.synchronous = NORMAL").fetchall()
         self._db.execute(f"PRAGMA batch.cache_size = -{CACHE_KIB}").fetchall()
+
+    def _leaves_of(self, shape: Shape) -> OwnLeaves | None:
+        """The mirror's leaves, where they can be compared with the source's."""
+        self._leaves = self._leaves or OwnLeaves(self.db, self._store.mirror, self._state.layout)
+        return self._leaves if self._leaves.tell(shape) else None
 
     @contextlib.contextmanager
     def _gathering(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """One sweep over a table of a mirror: digests in key order, and the rows of whatever differs, all in one stream.
 
+    ask ──► leaves ─ equal ─ equal ─ some differ ──► their cells ──► the rows of those that differ
+    where leaves are not cut alike, or hold parts of rows only:
     ask ──► stretch ─ equal ─ equal ─ differs ──► groups of 512 ──► groups of 10 ──► their rows
             groups of 10 from the start           where changes lie all over the last stretch
             rows from the start                   where most groups of the last stretch differ
@@ -25,8 +27,25 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Shape
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_groups, attach_rows
+from rollrep.destination.leaves import Match, OwnLeaves
 from rollrep.destination.parts import Differing, Parts
-from rollrep.wire.messages import Ask, Groups, Key, KeyRange, Rows, SendGroups, SendRows, SendStretch, Stretch
+from rollrep.wire.leaves import LEAF_BYTES, MOST_BYTES, digest_of, is_beyond, read_leaf, split, unpack_cells
+from rollrep.wire.messages import (
+    Ask,
+    ByLeaves,
+    Cells,
+    Groups,
+    Image,
+    Key,
+    KeyRange,
+    Leaves,
+    Rows,
+    SendCells,
+    SendGroups,
+    SendRows,
+    SendStretch,
+    Stretch,
+)
 from rollrep.wire.session import Session, Tail
 
 COARSE, FINE = 512, 10
@@ -39,6 +58,10 @@ MOSTLY = 0.6
 """when so large a part of the fine ones differs, what follows is given whole"""
 MOST_WHOLE = 7
 """so many images of rows, before it is looked again"""
+FEW_EQUAL, LEAVES_JUDGED = 0.2, 512
+"""when so small a part of so many leaves is equal, they are not cut alike, or nearly all differ"""
+MANY_UNCLEAR = 0.05
+"""when so large a part of them has parts of rows only, digests of all rows are as cheap"""
 MOST_RANGES = 512
 MOST_ASKED_BYTES = 16_384
 """of keys in one question, where more than one key is larger than that: two questions may lie in a pipe of 64 KiB"""
@@ -63,11 +86,14 @@ class Taker(Protocol):
 class _Wanted:
     """A question, and what it belongs to."""
 
-    ask: Ask
-    kind: type[Stretch] | type[Groups] | type[Rows]
+    ask: Ask | SendCells
+    kind: type[Any] | tuple[type[Any], ...]
     stretch: int
     ranges: list[KeyRange] = dataclasses.field(default_factory=list)
     level: int = 0
+    begins: bool = False
+    """whether the stretch begins with it, so that it says where that ends"""
+    match: Match | None = None
 
     @property
     def is_small(self) -> bool:
@@ -79,8 +105,16 @@ class Sweep:
     """Sweeps one table of `db`, which is not in a transaction and stays as it is meanwhile."""
 
     def __init__(
-        self, session: Session, db: apsw.Connection, shape: Shape, schema_digest: str, position: int, taker: Taker
+        self,
+        session: Session,
+        db: apsw.Connection,
+        shape: Shape,
+        schema_digest: str,
+        position: int,
+        taker: Taker,
+        leaves: OwnLeaves | None = None,
     ) -> None:
+        """`leaves` are the mirror's, where they can be compared with the source's."""
         self._session = session
         self._db = db
         self._shape = shape
@@ -90,6 +124,10 @@ class Sweep:
         self._parts = Parts(db, shape)
         self._next_is: int | None = None
         """rows of a group in the stretch that is asked for next; None: one digest of all, 0: its rows"""
+        self._leaves = leaves
+        self._each_leaf = False
+        """whether digests of each leaf are asked for: the stretch before had some that differ"""
+        self._leaves_compared = self._leaves_equal = self._leaves_unclear = 0
         self._whole_left = 0
         self._is_wide = False
         self._spans: deque[KeyRange] = deque()
@@ -122,9 +160,10 @@ class Sweep:
 
     def _hear(self) -> None:
         wanted = self._asked.popleft()
-        assert isinstance(wanted.ask, SendStretch | SendGroups | SendRows), "only these are asked"
-        kind: type[Any] = wanted.kind
-        tail, found = self._session.read(wanted.ask.position, kind)
+        kind: Any = wanted.kind
+        # Cells come without the log: they are as they were.
+        position = self._position if isinstance(wanted.ask, SendCells) else wanted.ask.position
+        tail, found = self._session.read(position, kind)
         if tail:
             self._position = self._taker.take_tail(tail)
         if found is None:
@@ -132,7 +171,11 @@ class Sweep:
             self._waiting.appendleft(wanted)
             return
         said, packed = found
-        if isinstance(said, Stretch):
+        if isinstance(said, Leaves):
+            self._take_leaves(wanted, said, packed)
+        elif isinstance(said, Cells):
+            self._hear_cells(wanted, said, packed)
+        elif isinstance(said, Stretch):
             self._take_stretch(wanted, said)
         elif isinstance(said, Groups):
             self._take_groups(wanted, said, unpack(packed, said.image.raw_bytes))
@@ -143,7 +186,8 @@ class Sweep:
     def _say(self) -> None:
         while self._waiting and (not self._asked or (len(self._asked) < MOST_ASKED and self._waiting[0].is_small)):
             wanted = self._waiting.popleft()
-            wanted.ask = msgspec.structs.replace(wanted.ask, position=self._position)
+            if not isinstance(wanted.ask, SendCells):
+                wanted.ask = msgspec.structs.replace(wanted.ask, position=self._position)
             self._session.ask(wanted.ask)
             self._asked.append(wanted)
 
@@ -155,10 +199,12 @@ class Sweep:
             if self._whole_left == 0:
                 self._next_is = FINE
             self._want_rows(stretch, [span])
+        elif self._leaves:
+            self._want_leaves(stretch, span, begins=True)
         else:
             groups = self._next_is or 0
             ask = SendStretch(self._shape.id, span.after, 0, self._schema_digest, groups, span.through)
-            self._want(_Wanted(ask, Groups if self._next_is else Stretch, stretch, [span], self._next_is or 0))
+            self._want(_Wanted(ask, Groups if self._next_is else Stretch, stretch, [span], groups, begins=True))
         self._say()
 
     def _want(self, wanted: _Wanted) -> None:
@@ -183,16 +229,85 @@ class Sweep:
         self._ends[wanted.stretch] = (reached, rows)
         return KeyRange(span.after, last_key or span.through)
 
-    def _take_stretch(self, wanted: _Wanted, said: Stretch) -> None:
-        span = self._end(wanted, said.last_key, said.rows)
-        if self._parts.digest_of(span) == (said.rows, said.digest):
+    def _covered(self, wanted: _Wanted, said: Leaves | Stretch) -> KeyRange:
+        """What the answer is about; the rest is asked for."""
+        if wanted.begins:
+            return self._end(wanted, said.last_key, said.rows)
+        [span] = wanted.ranges
+        if said.last_key is None:
+            return span
+        self._want_leaves(wanted.stretch, KeyRange(said.last_key, span.through))
+        return KeyRange(span.after, said.last_key)
+
+    def _take_leaves(self, wanted: _Wanted, said: Leaves, packed: bytes) -> None:
+        if not is_beyond(said.last_key, wanted.ranges[0].after):
+            raise VerifyFailed(f"the source sent leaves of {self._shape.table} that do not go on")
+        span = self._covered(wanted, said)
+        pages = self._leaves.within(self._shape, span) if self._leaves else None
+        if pages is None:
+            self._look_into(wanted.stretch, span, said.rows)
             return
-        if said.rows > 2 * COARSE:
-            self._want_groups(wanted.stretch, [span], COARSE)
-        elif said.rows > 2 * FINE:
-            self._want_groups(wanted.stretch, [span], FINE)
+        ours = [read_leaf(page) for page in pages]
+        theirs = [digest for digest, _ in ours]
+        if said.image or not said.leaves:
+            theirs = split(_of_leaves(said.image, packed), LEAF_BYTES) if said.image else []
+        elif said.digest != digest_of(theirs):
+            if isinstance(wanted.ask, SendStretch) and wanted.ask.leaves == "each":
+                raise VerifyFailed(f"the source does not tell the leaves of {self._shape.table} one by one")
+            self._each_leaf = True
+            self._want_leaves(wanted.stretch, span)
+            return
+        match = Match(theirs, ours, pages, span)
+        self._each_leaf = bool(match.gaps)
+        if self._is_worth_it(match):
+            self._want_groups(wanted.stretch, match.unclear, FINE)
+            self._want_cells(wanted.stretch, said.number, match, span)
         else:
-            self._want_rows(wanted.stretch, [span])
+            self._leaves = None
+            self._look_into(wanted.stretch, span, said.rows)
+
+    def _is_worth_it(self, match: Match) -> bool:
+        """Whether enough leaves were equal so far, and not too many had parts of rows only."""
+        self._leaves_compared += match.of
+        self._leaves_equal += match.equal
+        self._leaves_unclear += match.not_told
+        return self._leaves_compared < LEAVES_JUDGED or (
+            self._leaves_equal >= FEW_EQUAL * self._leaves_compared
+            and self._leaves_unclear <= MANY_UNCLEAR * self._leaves_compared
+        )
+
+    def _want_cells(self, stretch: int, number: int, match: Match, span: KeyRange) -> None:
+        if match.wanted:
+            self._want(_Wanted(SendCells(self._shape.id, number, match.wanted), Cells, stretch, [span], match=match))
+        else:
+            self._want_rows(stretch, match.differing([]))
+
+    def _hear_cells(self, wanted: _Wanted, said: Cells, packed: bytes) -> None:
+        assert wanted.match is not None, "cells are those of a match"
+        if said.image is None:
+            self._want_groups(wanted.stretch, wanted.ranges, FINE)
+            return
+        try:
+            cells = unpack_cells(_of_leaves(said.image, packed), len(wanted.match.wanted))
+        except ValueError as error:
+            raise VerifyFailed(f"the source sent other cells than it was asked for: {error}") from error
+        self._want_rows(wanted.stretch, wanted.match.differing(cells))
+
+    def _take_stretch(self, wanted: _Wanted, said: Stretch) -> None:
+        if wanted.kind is not Stretch:
+            # The source can't tell leaves.
+            self._leaves = None
+        span = self._covered(wanted, said)
+        if self._parts.digest_of(span) != (said.rows, said.digest):
+            self._look_into(wanted.stretch, span, said.rows)
+
+    def _look_into(self, stretch: int, span: KeyRange, rows: int) -> None:
+        if rows > 2 * COARSE:
+            self._want_groups(stretch, [span], COARSE)
+        elif rows > 2 * FINE:
+            self._want_groups(stretch, [span], FINE)
+        else:
+            self._want_rows(stretch, [span])
 
     def _take_groups(self, wanted: _Wanted, said: Groups, raw: bytes) -> None:
         is_stretch = isinstance(wanted.ask, SendStretch)
@@ -243,6 +358,11 @@ class Sweep:
         attach_rows(self._db, unpack(packed, said.image.raw_bytes), self._shape)
         self._taker.take_rows(whole, len(packed))
 
+    def _want_leaves(self, stretch: int, span: KeyRange, *, begins: bool = False) -> None:
+        how: ByLeaves = "each" if self._each_leaf else "as one"
+        ask = SendStretch(self._shape.id, span.after, 0, self._schema_digest, 0, span.through, how)
+        self._want(_Wanted(ask, (Leaves, Stretch), stretch, [span], begins=begins))
+
     def _want_groups(self, stretch: int, ranges: Sequence[KeyRange], level: int) -> None:
         for some in _slices(ranges):
             ask = SendGroups(self._shape.id, tuple(some), level, 0, self._schema_digest)
@@ -251,6 +371,13 @@ class Sweep:
     def _want_rows(self, stretch: int, ranges: Sequence[KeyRange]) -> None:
         for some in _slices(ranges):
             self._want(_Wanted(SendRows(self._shape.id, tuple(some), 0, self._schema_digest), Rows, stretch, some))
+
+
+def _of_leaves(image: Image, packed: bytes) -> bytes:
+    """What is told of leaves, which is never more than these are."""
+    if image.raw_bytes > 2 * MOST_BYTES:
+        raise VerifyFailed(f"the source tells {image.raw_bytes} bytes of a few leaves")
+    return unpack(packed, image.raw_bytes)
 
 
 def _slices(ranges: Sequence[KeyRange]) -> list[list[KeyRange]]:

@@ -23,7 +23,7 @@ BUSY_TIMEOUT_MS = 10_000
 SCHEMA_CACHE_KIB = 65_536
 
 
-def open_source(path: Path) -> apsw.Connection:
+def open_source(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     """A connection to the application's database that never checkpoints and never creates a file.
 
     Raises UsageError where there is no file, or no database in it; Temporary where it is locked.
@@ -39,7 +39,7 @@ def open_source(path: Path) -> apsw.Connection:
         raise UsageError(f"{path} can't be read by this user", remedy=f"see: ls -l {path}")
     flags = apsw.SQLITE_OPEN_READWRITE if os.access(path, os.W_OK) else apsw.SQLITE_OPEN_READONLY
     with translated(path):
-        connection = apsw.Connection(str(path.resolve()), flags=flags)
+        connection = apsw.Connection(str(path.resolve()), flags=flags, vfs=vfs)
         try:
             connection.set_busy_timeout(BUSY_TIMEOUT_MS)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import apsw
 
@@ -22,33 +23,62 @@ from rollrep.core.errors import RollrepError
 from rollrep.core.nouns import Shape
 from rollrep.core.tokens import key_columns, make_key
 from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.source.leaves import Leaves
 from rollrep.source.log import Meta
-from rollrep.source.reader import FIRST_CHUNK_ROWS, IMAGE_BYTES, IMAGE_PAGE_SIZE, IMAGE_ROWS, Reader, check_key, scan_of
+from rollrep.source.reader import (
+    FIRST_CHUNK_ROWS,
+    IMAGE_BYTES,
+    IMAGE_PAGE_SIZE,
+    IMAGE_ROWS,
+    STRETCH_ROWS,
+    STRETCH_S,
+    Reader,
+    Tail,
+    check_key,
+    scan_of,
+)
 from rollrep.wire import digests, messages
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, Scan
 from rollrep.wire.images import rows_table
-from rollrep.wire.messages import Batch, Key, KeyRange
+from rollrep.wire.messages import ByLeaves, Key, KeyRange
 
-STRETCH_S = 0.03
-"""how long the digest of one stretch may take, in seconds of its read transaction"""
-STRETCH_ROWS = 1 << 20
 MOST_SPARSE = 2
 """keys of whole numbers of which at least one in so many is there are cut into groups by number"""
+RANGES_AT_ONCE = 64
+"""whose rows are read by one statement"""
 MOST_PARTS = 8_192
 """of one answer, unless a single range has more"""
-
-Tail = tuple[Batch, bytes] | None
 
 
 class Digests:
     """What one connection is asked about its tables.  `db` has SQLite's digest functions loaded."""
 
-    def __init__(self, db: apsw.Connection, reader: Reader) -> None:
+    def __init__(self, db: apsw.Connection, reader: Reader, path: Path) -> None:
         self._db = db
         self._reader = reader
+        self._path = path
+        self._leaves: Leaves | None = None
         self._utf8 = db.pragma("encoding") == "UTF-8"
         self._stretch_rows: dict[tuple[int, int], int] = {}
         self._send_rows: dict[int, int] = {}
+
+    def close(self) -> None:
+        if self._leaves is not None:
+            self._leaves.close()
+            self._leaves = None
+
+    def leaves(
+        self, meta: Meta, shape: Shape, span: KeyRange, how: ByLeaves, position: int
+    ) -> tuple[Tail, tuple[messages.Leaves, bytes | None] | None] | None:
+        """The tail of the log, and digests of the first leaves within `span`; None where they can't be told."""
+        self._leaves = self._leaves or Leaves(self._path)
+        return self._leaves.stretch(meta, shape, span, how, position)
+
+    def cells(self, shape_id: int, number: int, which: Sequence[int]) -> tuple[messages.Cells, bytes | None]:
+        """Digests of the cells of leaves that were told.  Raises RollrepError where none were."""
+        if self._leaves is None:
+            raise RollrepError("cells were asked for before leaves were told")
+        return self._leaves.cells(shape_id, number, which)
 
     def stretch(self, meta: Meta, shape: Shape, span: KeyRange, position: int) -> tuple[Tail, messages.Stretch | None]:
         """The tail of the log, and one digest of the first rows within `span`.  Raises Gone."""
@@ -231,18 +261,28 @@ class Digests:
         room = self._send_rows.get(shape.id, FIRST_CHUNK_ROWS)
         columns = sql.names(shape.columns, "t.")
         copied, answered, last_key = 0, 0, None
-        for span, asked in enumerate(ranges):
+        at_once = RANGES_AT_ONCE
+        while answered < len(ranges):
+            asked = ranges[answered]
             within = digests.inside(scan, lo_open=asked.after is None, hi_open=asked.through is None)
+            some = 1 if _is_open(asked) else _first_closed(ranges[answered : answered + at_once])
             self._db.execute(
                 f"INSERT INTO rows_image.rows SELECT {columns} FROM {ASKED} p CROSS JOIN {scan.source} ON {within}"
-                f" WHERE p.span = ?1 ORDER BY {', '.join(scan.key)} LIMIT {room - copied}",
-                (span,),
+                f" WHERE p.span >= ?1 AND p.span < ?1 + ?2 ORDER BY p.span, {', '.join(scan.key)} LIMIT ?3",
+                (answered, some, room - copied),
             )
-            copied += self._db.changes()
-            if copied >= room:
+            added = self._db.changes()
+            if copied + added < room:
+                copied += added
+                answered += some
+            elif some > 1:
+                # In one of them there is no more room: looked at one by one, it is known in which.
+                self._db.execute("DELETE FROM rows_image.rows WHERE rowid > ?", (copied,))
+                at_once = 1
+            else:
+                copied += added
                 last_key = self._reader.last_key(shape)
                 break
-            answered += 1
         if copied:
             pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('rows_image')")
             size_per_row = max(1, pages * IMAGE_PAGE_SIZE // copied)
@@ -255,6 +295,15 @@ class Digests:
                 if end is not None:
                     check_key(shape, end)
             self._db.execute(*digests.ask_range(span, asked, shape.key_width))
+
+
+def _is_open(asked: KeyRange) -> bool:
+    return asked.after is None or asked.through is None
+
+
+def _first_closed(ranges: Sequence[KeyRange]) -> int:
+    """How many of them have two ends, before one that has not."""
+    return next((number for number, asked in enumerate(ranges) if _is_open(asked)), len(ranges))
 
 
 def _require_groups(group_rows: int, ranges: int) -> None:

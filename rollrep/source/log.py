@@ -136,6 +136,12 @@ def read_ends(db: apsw.Connection) -> Ends | None:
     return None if newest is None else Ends(oldest, newest)
 
 
+def is_of_this_log(db: apsw.Connection, position: Position) -> bool:
+    """Whether what is in the log behind `position` is what a destination that stands there has not seen."""
+    ends = read_ends(db)
+    return ends is not None and position.epoch == read_meta(db).epoch and position.id <= ends.newest
+
+
 def read_header(db: apsw.Connection) -> tuple[int, int]:
     """(user_version, application_id), which no trigger sees."""
     return int(db.pragma("user_version")), int(db.pragma("application_id"))

@@ -37,8 +37,13 @@ IMAGE_BYTES = 8 << 20
 """what one image holds at most, unpacked, unless a single row is larger"""
 FIRST_CHUNK_ROWS = 1_000
 """rows of a table's first chunk; after it, their size is known"""
+STRETCH_S = 0.03
+"""how long the digest of one stretch may take, in seconds of its read transaction"""
+STRETCH_ROWS = 1 << 20
 IMAGE_PAGE_SIZE = 16_384
 COMPRESSION_LEVEL = 3
+
+Tail = tuple[Batch, bytes] | None
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
     Hello            repair capture if the schema has changed, then answer from one read transaction
     SendBatches      one short read transaction per batch
     SendChunk, SendStretch, SendGroups, SendRows
-                     the log's tail and rows, or digests of rows, in one short read transaction
+                     the log's tail and rows, or digests of them, in one short read transaction; SendCells: more
     SendPages        the whole database in one read transaction, where the line is fast enough for that
     SendShadows      the log's tail and what differs of the shadow tables, in one read transaction
 
@@ -42,6 +42,7 @@ from rollrep.source.log import (
     current_shapes,
     forgotten_at_ms,
     is_current,
+    is_of_this_log,
     proof_of,
     read_ends,
     read_facts,
@@ -109,12 +110,6 @@ def _known_id(position: Position | None, reason: MirrorReason) -> int | None:
     return None if position is None or reason in ("epoch", "ahead", "diverged") else position.id
 
 
-def _is_of_this_log(db: apsw.Connection, position: Position) -> bool:
-    """Whether what is in the log behind `position` is what a destination that stands there has not seen."""
-    ends = read_ends(db)
-    return ends is not None and position.epoch == read_meta(db).epoch and position.id <= ends.newest
-
-
 def digest_of(layout: Layout) -> str:
     """Tells layouts apart that a mirror would have to differ in.
 
@@ -157,6 +152,9 @@ class _Server:
                 self._send_ranges(self._db, message)
             elif isinstance(message, messages.SendPages):
                 self._send_pages(self._db, message)
+            elif isinstance(message, messages.SendCells):
+                assert self._digests is not None, "hello was said"
+                self.say(*self._digests.cells(message.shape, message.number, message.leaves))
             elif isinstance(message, messages.SendShadows):
                 self._send_shadows(self._db, message)
             else:
@@ -170,9 +168,10 @@ class _Server:
         self._stdout.flush()
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        for each in (self._digests, self._db):
+            if each is not None:
+                each.close()
+        self._digests = self._db = None
 
     def _open(self, database: str) -> None:
         path = self._permitted(database)
@@ -184,7 +183,7 @@ class _Server:
         self._db = open_source(path)
         load_digests(self._db, "sha1", "shathree")
         self._reader = Reader(self._db)
-        self._digests = Digests(self._db, self._reader)
+        self._digests = Digests(self._db, self._reader, path)
         self._forgotten = Forgotten(self._db, self._reader)
 
     def _permitted(self, database: str) -> Path:
@@ -208,7 +207,7 @@ class _Server:
             # Asked first: a schema that changes from here on is seen in the transaction of the answer.
             self._schema_version = schema_version(db)
             in_doubt: list[str] = []
-            if hello.position and hello.schema_version is not None and _is_of_this_log(db, hello.position):
+            if hello.position and hello.schema_version is not None and is_of_this_log(db, hello.position):
                 with reading(db):  # so that the schema is the same in all its questions
                     in_doubt = tables_in_doubt(db, hello.schema_version, hello.position.id)
             if repair(db, read_meta(db), in_doubt):
@@ -319,6 +318,8 @@ class _Server:
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
         if isinstance(wanted, messages.SendStretch):
             span = KeyRange(wanted.after_key, wanted.through_key)
+            if wanted.leaves and (told := self._digests.leaves(meta, shape, span, wanted.leaves, wanted.position)):
+                return told
             if wanted.group_rows:
                 return self._digests.stretch_in_groups(meta, shape, span, wanted.group_rows, wanted.position)
             tail, stretch = self._digests.stretch(meta, shape, span, wanted.position)

@@ -72,8 +72,9 @@ def ask_range(span: int, asked: KeyRange, key_width: int) -> tuple[str, list[Bin
         expressions, values = bind_key(end) if end is not None else (["NULL"] * key_width, [])
         terms += expressions
         bound += values
-    opens = f"{asked.after is None:d}, {asked.through is None:d}"
-    return f"INSERT INTO {ASKED} VALUES ({span}, {opens}, {', '.join(terms)})", bound
+    # Nothing but values differs from one range to the next: so SQLite compiles one statement for all.
+    opens = [asked.after is None, asked.through is None]
+    return f"INSERT INTO {ASKED} VALUES (?, ?, ?, {', '.join(terms)})", [span, *opens, *bound]
 
 
 def fill_lower_ends(key_width: int) -> list[str]:

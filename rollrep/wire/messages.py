@@ -6,7 +6,9 @@
     SendChunk (shape, after key, position) ──► [Batch+data], Chunk+data | Done | Overrun | Changed
     SendForgotten (after, at) ───────────────► Bridge+data | Done (they don't reach back so far) | Changed
     SendRanges (position) ───────────────────► Ranges | Done (nothing is known) | Changed
-    SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Groups+data | Rows+data, or as above
+    SendStretch, SendGroups, SendRows ───────► [Batch+data], Stretch | Leaves[+data] | Groups+data | Rows+data,
+                                               or as above
+    SendCells (of leaves that were told) ────► Cells+data
     SendShadows (position, digests) ─────────► [Batch+data], ShadowRows+data ..., Shadows | Done | Overrun | Changed
     Hello again, at any time after an answer is whole; the end of the stream at any time
 
@@ -28,6 +30,7 @@ from rollrep.core.nouns import Epoch, Facts, Integer, Layout, Position, Shape
 from rollrep.core.windows import Lasting
 
 AnswerKind = Literal["resume", "up_to_date", "mirror"]
+ByLeaves = Literal["", "as one", "each"]
 MirrorReason = Literal["", "first", "pruned", "epoch", "diverged", "ahead", "schema", "requested"]
 
 
@@ -164,7 +167,8 @@ class SendStretch(Message, frozen=True):
     """One digest of as many rows after `after_key`, up to `through_key`, as a short read transaction allows, and the
     log after `position`.
 
-    With `group_rows` the answer is Groups of so many rows each instead.
+    With `group_rows` the answer is Groups of so many rows each instead.  With `leaves` it is Leaves, where the source
+    can tell them.
     """
 
     shape: Integer
@@ -173,6 +177,7 @@ class SendStretch(Message, frozen=True):
     schema_digest: str
     group_rows: Integer = 0
     through_key: Key | None = None
+    leaves: ByLeaves = ""
 
 
 class Stretch(Message, frozen=True):
@@ -186,6 +191,42 @@ class Stretch(Message, frozen=True):
     digest: str
     last_key: Key | None
     facts: Facts | None
+
+
+class Leaves(Message, frozen=True):
+    """The `leaves` of the table's b-tree that hold the `rows` rows up to `last_key` (None: to the end of what was asked
+    for), by their digests, as `rollrep.wire.leaves` takes them: one after another in the image, or one of all of these.
+
+    The first and the last may hold rows beyond both ends too.
+    """
+
+    shape: Integer
+    number: Integer
+    """by which they may be asked for their cells, for some answers more"""
+    rows: Integer
+    leaves: Integer
+    digest: str
+    last_key: Key | None
+    image: Image | None
+
+
+class SendCells(Message, frozen=True):
+    """Digests of the cells of some of the leaves that were told each under `number`, as they were then."""
+
+    shape: Integer
+    number: Integer
+    leaves: tuple[Integer, ...]
+    """which of them, counted from 0, in order"""
+
+
+class Cells(Message, frozen=True):
+    """For each leaf that was asked for how many cells it has, in two bytes; then the digests of all of them.
+
+    None where these leaves are not known any more.
+    """
+
+    shape: Integer
+    image: Image | None
 
 
 class SendGroups(Message, frozen=True):
@@ -347,11 +388,11 @@ Ask = SendChunk | SendStretch | SendGroups | SendRows
 """what is answered with the log's tail first, both read in one transaction"""
 FromDestination = (
     Hello | SendBatches | SendForgotten | SendRanges | SendPages
-    | SendChunk | SendStretch | SendGroups | SendRows | SendShadows
+    | SendChunk | SendStretch | SendCells | SendGroups | SendRows | SendShadows
 )  # fmt: skip
 FromSource = (
     Answer | Refusal | Batch | Bridge | Ranges | Done | Overrun | Changed
-    | Chunk | Stretch | Groups | Rows | Pages | PagePart | ShadowRows | Shadows
+    | Chunk | Stretch | Leaves | Cells | Groups | Rows | Pages | PagePart | ShadowRows | Shadows
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()

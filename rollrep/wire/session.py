@@ -34,7 +34,7 @@ BACKLOGS, ANSWERS = 8, 40
 """so many times the log that was to be caught up with, in so many answers, and nothing but log: it is never over"""
 
 M = TypeVar("M", bound=Message)
-P = TypeVar("P", Chunk, messages.Stretch, messages.Groups, messages.Rows)
+P = TypeVar("P", Chunk, messages.Stretch, messages.Leaves, messages.Cells, messages.Groups, messages.Rows)
 Tail = tuple[Batch, bytes] | None
 
 
@@ -103,7 +103,7 @@ class Session:
                 f"{self._where} sent the log up to {after} and not to {through}, as it had offered", remedy=_SAME
             )
 
-    def ask(self, wanted: messages.Ask) -> None:
+    def ask(self, wanted: messages.Ask | messages.SendCells) -> None:
         """Says what is wanted next of a table; `read` reads the answer."""
         self._say(wanted)
         self._unread += 1
@@ -149,7 +149,7 @@ class Session:
         """(the log after `after`, the table's rows as of its end); as `read`."""
         return self.read(after, Chunk)
 
-    def read(self, after: int, kind: type[P]) -> tuple[Tail, tuple[P, bytes] | None]:
+    def read(self, after: int, kind: type[P] | tuple[type[P], ...]) -> tuple[Tail, tuple[P, bytes] | None]:
         """(the log after `after`, what was asked for, as of its end, with its packed image); either may be None.
 
         Nothing but the log comes when so much of it has to be caught up with that it fills a batch of its own.
@@ -163,7 +163,8 @@ class Session:
                 tail = (message, self._follow_on(message, after))
             elif isinstance(message, kind):
                 self._only_log = []
-                return tail, (message, b"" if isinstance(message, messages.Stretch) else self._image(message.image))
+                image = None if isinstance(message, messages.Stretch) else message.image
+                return tail, (message, self._image(image) if image else b"")
             elif isinstance(message, Done):
                 self._bear(tail)
                 return tail, None
@@ -258,8 +259,9 @@ class Session:
         """Reads an answer of `read` to its end, and forgets it."""
         while isinstance(message := self._hear(), Batch):
             self._image(message.image)
-        if isinstance(message, Chunk | messages.Groups | messages.Rows):
-            self._image(message.image)
+        if isinstance(message, Chunk | messages.Leaves | messages.Cells | messages.Groups | messages.Rows):
+            if message.image:
+                self._image(message.image)
         elif not isinstance(message, messages.Stretch | Done | Overrun | messages.Changed):
             raise self._nonsense(message)
 

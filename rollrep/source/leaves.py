@@ -1,0 +1,111 @@
+"""The leaves of a table's b-tree, told by digests: the first rung of comparing.
+
+    stretch   ├──────────────── as many leaves as 30 ms allow        one digest, or one of each leaf
+    cells     ├─┤    ├┤         one digest of each row               of leaves that were told
+
+Leaves are read in one transaction with the log's tail, by a connection of their own, and digested when it is over.  The
+last few stretches are kept: their cells are told as they were, though the table may have changed since.
+
+Knows: the reader, leaf pages, the wire's leaves.  Does not know: what is compared with what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import zstandard
+
+from rollrep.core.errors import RollrepError
+from rollrep.core.nouns import Shape
+from rollrep.leaf_pages import LeafPages, Seen
+from rollrep.query import load_digests
+from rollrep.source.database import open_source
+from rollrep.source.log import Meta
+from rollrep.source.reader import COMPRESSION_LEVEL, FIRST_CHUNK_ROWS, STRETCH_ROWS, STRETCH_S, Reader, Tail, scan_of
+from rollrep.wire import messages
+from rollrep.wire.leaves import MOST_BYTES, Broken, cells_of, digest_of, pack_cells, read_leaf, rowid_key, rowids
+from rollrep.wire.messages import ByLeaves, Image, KeyRange
+
+KEPT = 4
+"""stretches; with two questions under way a destination asks for the cells of one soon after"""
+
+
+class Leaves:
+    """What one connection is asked about leaves."""
+
+    def __init__(self, path: Path) -> None:
+        self._pages = LeafPages(lambda vfs: open_source(path, vfs=vfs), MOST_BYTES)
+        load_digests(self._pages.db, "sha1")
+        self._reader = Reader(self._pages.db)
+        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        self._rows: dict[int, int] = {}
+        self._number = 0
+        self._kept: deque[tuple[int, list[bytes | list[bytes]]]] = deque(maxlen=KEPT)
+        """the number and the leaves of each: pages, or their cells where these were found already"""
+
+    def close(self) -> None:
+        self._pages.close()
+
+    def stretch(
+        self, meta: Meta, shape: Shape, span: KeyRange, how: ByLeaves, position: int
+    ) -> tuple[Tail, tuple[messages.Leaves, bytes | None] | None] | None:
+        """The tail of the log, and the first leaves within `span`; None where they can't be told.  Raises Gone."""
+        ends = rowids(span)
+        if shape.without_rowid or ends is None:
+            return None
+        tail, _, found = self._reader.with_tail(meta, position, lambda: [self._seen(shape, *ends)])
+        if found is None:
+            return tail, None
+        [seen] = found
+        if seen is None:
+            return None
+        read = [read_leaf(page) for page in seen.pages]
+        digests = [digest for digest, _ in read]
+        self._number += 1
+        image, packed = None, None
+        if how == "each" and read:
+            image, packed = self._pack(b"".join(digests))
+            leaves = [cells or page for page, (_, cells) in zip(seen.pages, read, strict=True)]
+            self._kept.append((self._number, leaves))
+        last_key = rowid_key(seen.last)
+        told = messages.Leaves(shape.id, self._number, seen.rows, len(read), digest_of(digests), last_key, image)
+        return tail, (told, packed)
+
+    def cells(self, shape_id: int, number: int, which: Sequence[int]) -> tuple[messages.Cells, bytes | None]:
+        """The cells of some of the leaves of a stretch, if it is still kept.  Raises RollrepError on others."""
+        leaves = dict(self._kept).get(number)
+        if leaves is None:
+            return messages.Cells(shape_id, None), None
+        if not all(0 <= each < len(leaves) for each in which):
+            raise RollrepError("cells were asked for of leaves that were not told")
+        image, packed = self._pack(pack_cells(map(_cells, (leaves[each] for each in which)), self._pages.page_size))
+        return messages.Cells(shape_id, image), packed
+
+    def _seen(self, shape: Shape, after: int | None, through: int | None) -> Seen | None:
+        began, rows = time.perf_counter(), self._rows.get(shape.id, FIRST_CHUNK_ROWS)
+        scan = scan_of(self._pages.db, shape, utf8=True)
+        seen = self._pages.first(scan.source, scan.bare_key[0], after, through, rows)
+        if seen and seen.last is not None:
+            # Rows are mostly like those before them: as many as time and memory allow.
+            fitting = STRETCH_S / max(1e-4, time.perf_counter() - began)
+            room = MOST_BYTES * 7 / 8 / (len(seen.pages) * self._pages.page_size)
+            self._rows[shape.id] = max(1, min(STRETCH_ROWS, int(seen.rows * min(4, fitting, room))))
+        return seen
+
+    def _pack(self, raw: bytes) -> tuple[Image, bytes]:
+        packed = self._compressor.compress(raw)
+        return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
+
+
+def _cells(leaf: bytes | list[bytes]) -> list[bytes]:
+    """In key order; none of a page that is no sound leaf."""
+    if isinstance(leaf, list):
+        return leaf
+    try:
+        return cells_of(leaf)
+    except Broken:
+        return []
