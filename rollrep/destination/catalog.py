@@ -26,7 +26,7 @@ from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
-from rollrep.destination.seal import is_as_sealed, put_seal
+from rollrep.destination.seal import broken_seal, put_seal
 from rollrep.query import all_rows, find_row, one_row, one_value
 
 if TYPE_CHECKING:
@@ -164,13 +164,8 @@ class Catalog:
         self._db.execute("PRAGMA synchronous = FULL")
         # Else a row that a REPLACE removes would still be in the seal.
         self._db.execute("PRAGMA recursive_triggers = ON")
-        try:
-            is_sound = is_as_sealed(self._db)
-        except apsw.SQLError as error:
-            # The schema speaks of what is not there: its own page is an older one.
-            raise self._damaged(str(error)) from error
-        if not is_sound:
-            raise self._damaged("a page is an older one, or another's")
+        if problem := broken_seal(self._db):
+            raise self._damaged(problem)
         if create:
             self._db.execute(FRESHNESS)
             put_seal(self._db)
