@@ -280,11 +280,13 @@ def test_restricted_key_gets_no_forwarding_when_it_tries(place: Place) -> None:
     assert not reaches()
 
 
-@pytest.mark.parametrize("database", ["other", "shop2", "/etc/passwd"])
+@pytest.mark.parametrize("database", ["other", "shop2", "/etc/passwd", "the path of its own"])
 def test_restricted_key_is_refused_when_it_asks_for_another_database(place: Place, database: str) -> None:
+    """A path is none of its names, also where a log lies there that could be pulled."""
+    database = str(place.db) if database == "the path of its own" else database
     place.installed().authorized("shop", "copy")
     place.configure(database)
-    sentence(place.run("pull"), 2, database)
+    sentence(place.run("pull"), 2, f"this key may not pull '{database}'")
     done = place.run("pull")
     assert "copy" not in done.stderr
     assert not place.mirror.exists()
