@@ -283,14 +283,21 @@ def patched(run: Run) -> Iterator[None]:
 
     real_dt = rollrep_clock.dt
     dice = random.Random(run.seed)
+
+    def dice_hex(count: int) -> str:
+        return dice.randbytes(count).hex()
+
+    from rollrep.destination import leaves as own_leaves
     from rollrep.source import install as installing
+    from rollrep.source import leaves
 
     fake_time = types.SimpleNamespace(monotonic=clock.monotonic, perf_counter=clock.monotonic, sleep=clock.sleep)
     put = [
         (rollrep_clock, "dt", types.SimpleNamespace(datetime=Datetime, UTC=real_dt.UTC)),
         (rollrep_clock, "time", fake_time),
         (digests, "time", fake_time),
-        (installing, "secrets", types.SimpleNamespace(token_hex=lambda n: dice.randbytes(n).hex())),
+        (leaves, "time", fake_time),
+        *((each, "secrets", types.SimpleNamespace(token_hex=dice_hex)) for each in (installing, own_leaves)),
         (running, "open_stream", run.open_stream),
         *((module, name, getattr(module, name)) for module, name in TUNED),
     ]

@@ -11,6 +11,7 @@ import random
 import sqlite3
 from pathlib import Path
 
+import apsw
 import oracle
 import pytest
 from pair import FollowedPair
@@ -20,7 +21,7 @@ from test_rebuild import places, points_in
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.moments import ById, Latest
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import FORMAT, WITHOUT_CHECKSUMS, Catalog
+from rollrep.destination.catalog import FORMAT, WITHOUT_CHECKSUMS, WITHOUT_SEAL, Catalog
 from rollrep.destination.checksums import has_checksums, open_checked
 from rollrep.destination.choosing import find_point
 from rollrep.destination.rebuild import rebuild_catalog
@@ -146,6 +147,28 @@ def test_damage_is_named_and_never_believed_when_a_page_is_an_older_one_or_anoth
     assert named > len(places)
 
 
+def take_seal_off(db: apsw.Connection | sqlite3.Connection) -> None:
+    for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        db.execute(f"DROP TRIGGER {name}")
+    db.execute("DROP TABLE seal")
+
+
+def test_catalog_is_sealed_when_one_of_an_older_version_is_pulled_into(pair: FollowedPair) -> None:
+    points = grown(pair, 2)
+    before = answers(pair)
+    with contextlib.closing(open_checked(pair.store.catalog, create=False)) as db:
+        take_seal_off(db)
+        db.pragma("user_version", WITHOUT_SEAL)
+    assert answers(pair) == before
+    points += grown(pair, 1)
+    with contextlib.closing(open_checked(pair.store.catalog, create=False)) as db:
+        assert db.pragma("user_version") == FORMAT
+        db.execute("DROP TRIGGER seal_point_delete")
+        db.execute("DELETE FROM point WHERE point = 1")
+    with pytest.raises(VerifyFailed, match="an older one, or another's"), Catalog(pair.store.catalog):
+        pass
+
+
 def test_catalog_gets_checksums_when_one_of_an_older_version_is_pulled_into(pair: FollowedPair) -> None:
     points = grown(pair, 2)
     before = answers(pair)
@@ -154,6 +177,7 @@ def test_catalog_gets_checksums_when_one_of_an_older_version_is_pulled_into(pair
     put(pair.store.catalog, b"")
     with contextlib.closing(sqlite3.connect(pair.store.catalog)) as older:
         older.executescript(f"PRAGMA journal_mode = WAL; {script} PRAGMA user_version = {WITHOUT_CHECKSUMS}")
+        take_seal_off(older)
     assert answers(pair) == before
     points += grown(pair, 1)
     with contextlib.closing(open_checked(pair.store.catalog, create=False)) as db:

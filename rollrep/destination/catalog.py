@@ -32,9 +32,9 @@ from rollrep.query import all_rows, find_row, one_row, one_value
 if TYPE_CHECKING:
     from rollrep.core.nouns import Point
 
-FORMAT = 2
-WITHOUT_CHECKSUMS = 1
-"""the format before; the next pull writes it anew"""
+FORMAT = 3
+WITHOUT_CHECKSUMS, WITHOUT_SEAL = 1, 2
+"""the formats before; the next pull gives them what they lack"""
 CHANGED = "a page is not what was written"
 UNREADABLE = (apsw.CorruptError, TypeError, ValueError)
 """what reading rows ends with where they are another table's"""
@@ -154,8 +154,7 @@ class Catalog:
         elif found == WITHOUT_CHECKSUMS:
             if create:
                 give_checksums(self._db)
-                self._db.pragma("user_version", FORMAT)
-        elif found != FORMAT:
+        elif found not in (WITHOUT_SEAL, FORMAT):
             raise RollrepError(
                 f"{self._path} has format {found}, this rollrep reads {FORMAT}", remedy="use the rollrep that wrote it"
             )
@@ -168,7 +167,7 @@ class Catalog:
             raise self._damaged(problem)
         if create:
             self._db.execute(FRESHNESS)
-            put_seal(self._db)
+            put_seal(self._db, FORMAT)
 
     def __enter__(self) -> Catalog:
         return self

@@ -13,6 +13,7 @@ Knows: leaf pages, the wire's leaves, SQL of the mirror's tables.  Does not know
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,8 @@ class Match:
 
     def __init__(self, theirs: list[bytes], ours: list[Leaf], pages: list[bytes], span: KeyRange) -> None:
         """`ours` is what was read of `pages`."""
+        self.key = secrets.token_hex(16)
+        """what cells are digested under"""
         self._pages = pages
         self._ends = rowids(span) or (None, None)
         digests = [digest for digest, _ in ours]
@@ -113,7 +116,8 @@ class Match:
 
     def _within(self, gap: Gap, theirs: list[bytes]) -> Iterator[KeyRange | None]:
         cells = [cell for leaf in range(*gap.ours) for cell in self._cells[leaf] or cells_of(self._pages[leaf])]
-        for each in gaps(theirs, cell_digests(cells, len(self._pages[gap.ours[0]]) if cells else 0)):
+        page_size = len(self._pages[gap.ours[0]]) if cells else 0
+        for each in gaps(theirs, cell_digests(cells, page_size, self.key)):
             first, end = each.ours
             yield self._keys(
                 key_of(cells[first - 1]) if first else self._before(gap),

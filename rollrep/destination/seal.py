@@ -31,8 +31,8 @@ WAYS = {"point": ("NOT INDEXED", "INDEXED BY sqlite_autoindex_point_1")}
 """a table may be right where its index, by which it is read, is not"""
 
 
-def put_seal(db: apsw.Connection) -> None:
-    """Seals the tables that are not."""
+def put_seal(db: apsw.Connection, file_format: int) -> None:
+    """Seals the tables that are not; a rollrep that does not know of seals can't read what is sealed."""
     if _sealed(db) == list(NUMBERS):
         return
     db.execute("BEGIN IMMEDIATE")
@@ -42,6 +42,7 @@ def put_seal(db: apsw.Connection) -> None:
         for table in NUMBERS:
             if table not in sealed:
                 _seal(db, table)
+        db.pragma("user_version", file_format)
     except BaseException:
         db.execute("ROLLBACK")
         raise

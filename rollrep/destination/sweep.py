@@ -278,7 +278,8 @@ class Sweep:
 
     def _want_cells(self, stretch: int, number: int, match: Match, span: KeyRange) -> None:
         if match.wanted:
-            self._want(_Wanted(SendCells(self._shape.id, number, match.wanted), Cells, stretch, [span], match=match))
+            ask = SendCells(self._shape.id, number, match.wanted, match.key)
+            self._want(_Wanted(ask, Cells, stretch, [span], match=match))
         else:
             self._want_rows(stretch, match.differing([]))
 

@@ -74,11 +74,11 @@ class Digests:
         self._leaves = self._leaves or Leaves(self._path)
         return self._leaves.stretch(meta, shape, span, how, position)
 
-    def cells(self, shape_id: int, number: int, which: Sequence[int]) -> tuple[messages.Cells, bytes | None]:
+    def cells(self, wanted: messages.SendCells) -> tuple[messages.Cells, bytes | None]:
         """Digests of the cells of leaves that were told.  Raises RollrepError where none were."""
         if self._leaves is None:
             raise RollrepError("cells were asked for before leaves were told")
-        return self._leaves.cells(shape_id, number, which)
+        return self._leaves.cells(wanted)
 
     def stretch(self, meta: Meta, shape: Shape, span: KeyRange, position: int) -> tuple[Tail, messages.Stretch | None]:
         """The tail of the log, and one digest of the first rows within `span`.  Raises Gone."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import zstandard
@@ -75,15 +74,16 @@ class Leaves:
         told = messages.Leaves(shape.id, self._number, seen.rows, len(read), digest_of(digests), last_key, image)
         return tail, (told, packed)
 
-    def cells(self, shape_id: int, number: int, which: Sequence[int]) -> tuple[messages.Cells, bytes | None]:
+    def cells(self, wanted: messages.SendCells) -> tuple[messages.Cells, bytes | None]:
         """The cells of some of the leaves of a stretch, if it is still kept.  Raises RollrepError on others."""
-        leaves = dict(self._kept).get(number)
+        leaves = dict(self._kept).get(wanted.number)
         if leaves is None:
-            return messages.Cells(shape_id, None), None
-        if not all(0 <= each < len(leaves) for each in which):
+            return messages.Cells(wanted.shape, None), None
+        if not all(0 <= each < len(leaves) for each in wanted.leaves):
             raise RollrepError("cells were asked for of leaves that were not told")
-        image, packed = self._pack(pack_cells(map(_cells, (leaves[each] for each in which)), self._pages.page_size))
-        return messages.Cells(shape_id, image), packed
+        cells = (_cells(leaves[each]) for each in wanted.leaves)
+        image, packed = self._pack(pack_cells(cells, self._pages.page_size, wanted.key))
+        return messages.Cells(wanted.shape, image), packed
 
     def _seen(self, shape: Shape, after: int | None, through: int | None) -> Seen | None:
         began, rows = time.perf_counter(), self._rows.get(shape.id, FIRST_CHUNK_ROWS)

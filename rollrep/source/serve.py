@@ -154,7 +154,7 @@ class _Server:
                 self._send_pages(self._db, message)
             elif isinstance(message, messages.SendCells):
                 assert self._digests is not None, "hello was said"
-                self.say(*self._digests.cells(message.shape, message.number, message.leaves))
+                self.say(*self._digests.cells(message))
             elif isinstance(message, messages.SendShadows):
                 self._send_shadows(self._db, message)
             else:

@@ -31,6 +31,7 @@ CELL_BYTES = 8
 """a digest that only finds where, inside a leaf that is known to differ, rows do"""
 NO_LEAF, NO_CELL = bytes(LEAF_BYTES), bytes(CELL_BYTES)
 """of what can't be told; equal to nothing"""
+MOST_KEY_BYTES = hashlib.blake2b.MAX_KEY_SIZE
 MOST_BYTES = 8 << 20
 """of the leaves of one answer"""
 
@@ -100,23 +101,23 @@ def digest_of(leaves: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
-def cell_digests(cells: Iterable[bytes], page_size: int) -> list[bytes]:
-    """The digest of each row by its cell; NO_CELL where that does not tell all of it."""
-    spilled, blake2b = _least_spilled(page_size), hashlib.blake2b
+def cell_digests(cells: Iterable[bytes], page_size: int, key: str) -> list[bytes]:
+    """The digest of each row by its cell, under a key; NO_CELL where that does not tell all of it."""
+    spilled, blake2b, secret = _least_spilled(page_size), hashlib.blake2b, key.encode()[:MOST_KEY_BYTES]
     return [
-        blake2b(cell, digest_size=CELL_BYTES).digest()
+        blake2b(cell, digest_size=CELL_BYTES, key=secret).digest()
         if len(cell) < spilled or not _spills(cell, page_size)
         else NO_CELL
         for cell in cells
     ]
 
 
-def pack_cells(leaves: Iterable[list[bytes]], page_size: int) -> bytes:
+def pack_cells(leaves: Iterable[list[bytes]], page_size: int, key: str) -> bytes:
     """The digests of all rows of some leaves, given by their cells, as they travel."""
     counts, digests = bytearray(), list[bytes]()
     for cells in leaves:
         counts += len(cells).to_bytes(2)
-        digests += cell_digests(cells, page_size)
+        digests += cell_digests(cells, page_size, key)
     return b"".join([counts, *digests])
 
 

@@ -217,6 +217,8 @@ class SendCells(Message, frozen=True):
     number: Integer
     leaves: tuple[Integer, ...]
     """which of them, counted from 0, in order"""
+    key: str
+    """of the digests, by chance: nobody can write rows whose digests he knows to be the same"""
 
 
 class Cells(Message, frozen=True):
