@@ -301,7 +301,9 @@ def test_status_shows_what_the_newest_rehearsal_found(shop: Shop) -> None:
         shop.note(REHEARSAL_EVENT, {"right": not wrong, "wrong": wrong, "point": 1, "seconds": 0.4, "queries": [1]})
         found, told = shop.status()
         assert (found, [each["item"] for each in told["results"]]) == (code, ["rehearsed"])
-        assert (wrong or "point 1 in 0.4 s, 1 queries as expected") in shop.type("status")[1]
+        text = shop.type("status")[1]
+        assert (wrong or "point 1 in 0.4 s, 1 queries as expected") in text
+        assert wrong or "  rehearsed " in text
 
 
 def test_status_changes_nothing_and_waits_for_nobody_when_a_pull_holds_the_lock(shop: Shop) -> None:

@@ -83,7 +83,7 @@ def _age(found: Status) -> str:
 
 
 def _told(what: str, text: str) -> str:
-    return f"  {what:9}{text}"
+    return f"  {what:8} {text}"
 
 
 def _clocks(found: Status) -> str:
