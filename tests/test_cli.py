@@ -282,6 +282,14 @@ def test_pull_says_what_to_install_when_the_source_has_no_log(place: Place) -> N
     assert not place.mirror().exists()
 
 
+def test_pull_says_what_to_install_when_the_log_was_taken_out(place: Place) -> None:
+    place.pulled()
+    before = oracle.dbhash(place.mirror())
+    place.good("source", "uninstall", place.db)
+    sentence(place.run("pull"), 10, str(place.db), "rollrep source install")
+    assert oracle.dbhash(place.mirror()) == before
+
+
 def test_pull_leaves_the_mirror_when_it_is_of_another_source_and_the_next_command_works(place: Place) -> None:
     place.pulled()
     before = oracle.dbhash(place.mirror())

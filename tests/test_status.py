@@ -302,7 +302,7 @@ def test_status_shows_what_the_newest_rehearsal_found(shop: Shop) -> None:
         found, told = shop.status()
         assert (found, [each["item"] for each in told["results"]]) == (code, ["rehearsed"])
         text = shop.type("status")[1]
-        assert (wrong or "point 1 in 0.4 s, 1 queries as expected") in text
+        assert (wrong or "point 1 in 0.4 s, 1 query as expected") in text
         assert wrong or "  rehearsed " in text
 
 

@@ -9,6 +9,7 @@ import click
 from rollrep.cli.options import config_of, config_option, jobs_of
 from rollrep.cli.output import emit, json_option, reporting, somebody_watches
 from rollrep.core.errors import UsageError, VerifyFailed
+from rollrep.core.units import show_count
 
 
 @click.command("verify", short_help="Is what lies here whole, and is the mirror the source?")
@@ -62,7 +63,7 @@ def verify_command(
         else:
             rest = verify_rest(loaded, chosen, lambda name, _: bar.advance(job, name, 0))
             right, lines, told = not rest.at_rest.problems, rest.lines(), rest.as_json()
-            facts = f"{len(rest.at_rest.problems)} things of {job} are not as they should be"
+            facts = f"what is kept of {job} has {show_count(len(rest.at_rest.problems), 'problem')}"
             remedy = (
                 f"what can be restored: rollrep points {job}; a good mirror and snapshot again: rollrep mirror {job}"
             )

@@ -235,7 +235,7 @@ def rehearsed(job: Job, catalog: Catalog) -> list[Item]:
         return [Item("rehearsed", FAIL, f"{ago} ago: {told.get('wrong')}", command, VerifyFailed.exit_code)]
     asked = len(told.get("queries", ()))
     said = f"{ago} ago: point {told.get('point')} in {told.get('seconds')} s" + (
-        f", {asked} queries as expected" if asked else ""
+        f", {asked} {'query' if asked == 1 else 'queries'} as expected" if asked else ""
     )
     if job.rehearse_s is not None and due_in_s(job, catalog) <= 0:
         return [Item("rehearsed", WARN, f"{said}; every {show_duration(job.rehearse_s)} was wanted", command)]

@@ -138,8 +138,9 @@ def read_ends(db: apsw.Connection) -> Ends | None:
 
 def is_of_this_log(db: apsw.Connection, position: Position) -> bool:
     """Whether what is in the log behind `position` is what a destination that stands there has not seen."""
-    ends = read_ends(db)
-    return ends is not None and position.epoch == read_meta(db).epoch and position.id <= ends.newest
+    # Asked first: it knows what to say where there is no log.
+    epoch, ends = read_meta(db).epoch, read_ends(db)
+    return ends is not None and position.epoch == epoch and position.id <= ends.newest
 
 
 def read_header(db: apsw.Connection) -> tuple[int, int]:
