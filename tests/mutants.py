@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         "rows are not read again where foreign keys act",
         "source/inspect.py",
-        "        found.update((child.casefold(), parent.casefold()))\n",
+        "        found.update((sql.fold(child), sql.fold(parent)))\n",
         "        pass\n",
         TRAPS + "row_removed_by_replace_is_gone_when_its_cascade_removes_the_updated_row",
     ),
