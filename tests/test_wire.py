@@ -218,22 +218,10 @@ def test_session_refuses_batches_when_they_come_twice_or_out_of_order_or_not_at_
 def test_session_refuses_the_log_when_it_ends_before_what_was_offered() -> None:
     """Else the mirror would be said to stand where the rows do not reach."""
 
-    class Short:
-        def read(self, _limit: int) -> bytes:
-            return frames.encode(frames.MESSAGE, messages.encode(messages.Done()))
-
-        def write(self, data: bytes) -> None:
-            pass
-
-        def diagnosis(self) -> str:
-            return ""
-
-        def exit_status(self) -> int | None:
-            return None
-
+    ended = say(messages.Done())
     with pytest.raises(RollrepError, match="sent the log up to 3 and not to 5"):
-        list(Session(Short(), "the source").batches(3, 5))
-    assert list(Session(Short(), "the source").batches(5, 5)) == []
+        list(Session(Recorded(ended), "the source").batches(3, 5))
+    assert list(Session(Recorded(ended), "the source").batches(5, 5)) == []
 
 
 def test_session_refuses_an_image_when_its_bytes_are_of_another(conversation: Conversation) -> None:

@@ -27,26 +27,21 @@ Trigger = tuple[int, str, str]
 """rowid in sqlite_schema, name, text"""
 
 
-def triggers_by_table(db: apsw.Connection) -> dict[bytes, list[Trigger]]:
+def triggers_by_table(db: apsw.Connection) -> dict[str, list[Trigger]]:
     """The triggers on each table, by its folded name; at once, because each reading reads the whole schema."""
-    found: dict[bytes, list[Trigger]] = {}
+    found: dict[str, list[Trigger]] = {}
     rows = all_rows(db, "SELECT tbl_name, rowid, name, sql FROM sqlite_schema WHERE type='trigger'")
     for table, rowid, name, text in rows:
-        found.setdefault(_folded(table), []).append((rowid, name, text))
+        found.setdefault(sql.fold(table), []).append((rowid, name, text))
     return found
 
 
-def _folded(name: str) -> bytes:
-    """As SQLite compares names: of ASCII alone the case does not matter."""
-    return name.encode().lower()
-
-
-def stands(db: apsw.Connection, plan: TablePlan, known: Shape, triggers: Mapping[bytes, Sequence[Trigger]]) -> bool:
+def stands(db: apsw.Connection, plan: TablePlan, known: Shape, triggers: Mapping[str, Sequence[Trigger]]) -> bool:
     """Whether capture of the table stands exactly as we would make it now, and has since it was made."""
     if msgspec.structs.replace(plan.shape, id=known.id) != known:
         return False
     expected = capture.capture_triggers(plan, known.id)
-    rows = triggers.get(_folded(plan.shape.table), ())
+    rows = triggers.get(sql.fold(plan.shape.table), ())
     ours = {name: text for _, name, text in rows if name.startswith(PREFIX)}
     if ours != expected:
         return False

@@ -11,7 +11,6 @@ Knows: the reader, leaf pages, the wire's leaves.  Does not know: what is compar
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from pathlib import Path
@@ -24,10 +23,19 @@ from rollrep.leaf_pages import LeafPages, Seen
 from rollrep.query import load_digests
 from rollrep.source.database import open_source
 from rollrep.source.log import Meta
-from rollrep.source.reader import COMPRESSION_LEVEL, FIRST_CHUNK_ROWS, STRETCH_ROWS, STRETCH_S, Reader, Tail, scan_of
+from rollrep.source.reader import (
+    COMPRESSION_LEVEL,
+    FIRST_CHUNK_ROWS,
+    STRETCH_ROWS,
+    STRETCH_S,
+    Reader,
+    Tail,
+    pack_image,
+    scan_of,
+)
 from rollrep.wire import messages
 from rollrep.wire.leaves import MOST_BYTES, Broken, cells_of, digest_of, pack_cells, read_leaf, rowid_key, rowids
-from rollrep.wire.messages import ByLeaves, Image, KeyRange
+from rollrep.wire.messages import ByLeaves, KeyRange
 
 KEPT = 4
 """stretches; with two questions under way a destination asks for the cells of one soon after"""
@@ -67,7 +75,7 @@ class Leaves:
         self._number += 1
         image, packed = None, None
         if how == "each" and read:
-            image, packed = self._pack(b"".join(digests))
+            image, packed = pack_image(self._compressor, b"".join(digests))
             leaves = [cells or page for page, (_, cells) in zip(seen.pages, read, strict=True)]
             self._kept.append((self._number, leaves))
         last_key = rowid_key(seen.last)
@@ -82,7 +90,7 @@ class Leaves:
         if not all(0 <= each < len(leaves) for each in wanted.leaves):
             raise RollrepError("cells were asked for of leaves that were not told")
         cells = (_cells(leaves[each]) for each in wanted.leaves)
-        image, packed = self._pack(pack_cells(cells, self._pages.page_size, wanted.key))
+        image, packed = pack_image(self._compressor, pack_cells(cells, self._pages.page_size, wanted.key))
         return messages.Cells(wanted.shape, image), packed
 
     def _seen(self, shape: Shape, after: int | None, through: int | None) -> Seen | None:
@@ -95,10 +103,6 @@ class Leaves:
             room = MOST_BYTES * 7 / 8 / (len(seen.pages) * self._pages.page_size)
             self._rows[shape.id] = max(1, min(STRETCH_ROWS, int(seen.rows * min(4, fitting, room))))
         return seen
-
-    def _pack(self, raw: bytes) -> tuple[Image, bytes]:
-        packed = self._compressor.compress(raw)
-        return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
 
 
 def _cells(leaf: bytes | list[bytes]) -> list[bytes]:

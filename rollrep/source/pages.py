@@ -12,7 +12,6 @@ Knows: SQLite's backup, SQL of the schema, the wire's pages.  Does not know: wha
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,8 @@ from rollrep.core.nouns import PREFIX, Facts, Layout
 from rollrep.query import all_rows, one_value
 from rollrep.source.database import reading
 from rollrep.source.log import Meta, read_facts
-from rollrep.wire.messages import Image, PagePart
+from rollrep.source.reader import pack_image
+from rollrep.wire.messages import PagePart
 from rollrep.wire.pages import MOST_PAGES, pack_pages
 
 PART_BYTES = 4 << 20
@@ -87,8 +87,7 @@ class _Packer:
 
     def pack(self, first: int, raw: bytes) -> tuple[PagePart, bytes]:
         ordered = pack_pages(raw, self._page_size, blanks=self._blanks)
-        packed = self._compressor.compress(ordered)
-        image = Image(len(ordered), len(packed), hashlib.sha256(packed).hexdigest())
+        image, packed = pack_image(self._compressor, ordered)
         return PagePart(first, len(raw) // self._page_size, image), packed
 
 

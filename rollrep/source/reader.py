@@ -224,8 +224,7 @@ class Reader:
         raw = self._db.serialize(name)
         self._db.execute(f"DETACH {name}")
         self.attach(name)
-        packed = self._compressor.compress(raw)
-        return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
+        return pack_image(self._compressor, raw)
 
 
 def check_key(shape: Shape, key: tuple[str, ...]) -> None:
@@ -238,6 +237,12 @@ def slices(packed: bytes, size: int) -> Iterable[memoryview]:
     """`packed` in pieces of `size` bytes, without copying."""
     view = memoryview(packed)
     return (view[start : start + size] for start in range(0, len(view), size))
+
+
+def pack_image(compressor: zstandard.ZstdCompressor, raw: bytes) -> tuple[Image, bytes]:
+    """What is said of bytes that follow, and these bytes as they travel."""
+    packed = compressor.compress(raw)
+    return Image(len(raw), len(packed), hashlib.sha256(packed).hexdigest()), packed
 
 
 def scan_of(db: apsw.Connection, shape: Shape, *, utf8: bool) -> Scan:
