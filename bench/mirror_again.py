@@ -215,6 +215,7 @@ class _Bench:
         _copy(source, self._used)
         shutil.rmtree(self._job, ignore_errors=True)
         _copy_tree(self._store.with_name("empty") if empty else self._store, self._job)
+        os.sync()  # or the disk is still busy with these copies while the pull is timed
 
     def _pull(self, line: Loopback, case: Case | None = None) -> Run:
         self._watched.unlink(missing_ok=True)
@@ -240,6 +241,7 @@ class _Bench:
         _remove(self._replica)
         if not first:
             _copy(self._plain, self._replica)
+            os.sync()
         ssh = self._stage.folder / "ssh"
         # It splits neither options nor quotes from the program's name.
         ssh.write_text(

@@ -8,7 +8,8 @@ import apsw
 import oracle
 from sources import copy_source, pull_once
 
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import restorable
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store

@@ -25,7 +25,8 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.destination import changes, expire
 from rollrep.destination import snapshots as wholes
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.choosing import restorable
 from rollrep.destination.keeping import annotate, make_snapshot

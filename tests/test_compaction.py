@@ -24,7 +24,8 @@ from rollrep.core.errors import VerifyFailed
 from rollrep.destination import compaction
 from rollrep.destination.archive import Archive
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import Catalog, Segment
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Segment
 from rollrep.destination.choosing import restorable
 from rollrep.destination.compaction import compact, plan_compaction
 from rollrep.destination.keeping import make_snapshot

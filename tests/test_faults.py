@@ -456,7 +456,7 @@ def test_switch_hears_of_a_job_only_when_it_was_pulled_well(place: Place, switch
     assert place.run("pull", ROLLREP_PING_URL=address).returncode == 3
     started, failed, *well = seen
     assert (started, well) == ("/bad/start", ["/shop/start", "/shop"])
-    assert failed.startswith("/bad/fail there is no file ")
+    assert failed.startswith("/bad/fail the source says: there is no file ")
     seen.clear()
     place.configure(good + HANGS)
     with hanging_pull(place, ROLLREP_PING_URL=address):

@@ -25,7 +25,8 @@ from test_diff import oracle_row
 from rollrep.core.errors import MirrorNeeded
 from rollrep.core.nouns import Op, Shape
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Segment
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Segment
 from rollrep.destination.history import RowHistory, Version
 from rollrep.destination.keys import KeyIndex
 from rollrep.destination.mirror_db import read_state

@@ -26,7 +26,8 @@ from pair import FollowedPair
 from sources import copy_source, pull_once, recompute
 
 from rollrep.core.errors import UsageError
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.pull import Outcome
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store

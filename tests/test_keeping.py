@@ -26,7 +26,8 @@ from rollrep.core import clock
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import catalog as catalogs
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import Catalog, CatalogPoint, Segment
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Segment
 from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire, expiry_of, plan_expiry, run_expiry
 from rollrep.destination.keeping import annotate, make_snapshot, snapshot_of

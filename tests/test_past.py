@@ -42,7 +42,8 @@ from rollrep.core.clock import now
 from rollrep.core.errors import MirrorNeeded
 from rollrep.destination import changes, compaction
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import annotate, make_snapshot

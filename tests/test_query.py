@@ -28,7 +28,8 @@ from rollrep.core.errors import NotRestorable, UsageError
 from rollrep.core.moments import ById, ByLabel, ByPoint, Latest, Moment
 from rollrep.destination import cache as caching
 from rollrep.destination.cache import Cache
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import choose, find_point, restorable
 from rollrep.destination.mirror_db import open_mirror
 from rollrep.destination.reading import ask, reader

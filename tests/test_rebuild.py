@@ -19,7 +19,8 @@ from test_replication import SEEDS, Life
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import rebuild
 from rollrep.destination.at_rest import verify_at_rest
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.changes import unpack_snapshot
 from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire

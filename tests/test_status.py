@@ -23,6 +23,7 @@ from rollrep.cli.main import cli
 from rollrep.core.clock import from_iso
 from rollrep.core.errors import RollrepError, Temporary
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.checksums import open_checked
 from rollrep.destination.store import Store
 from rollrep.hooks import plugin_manager
 from rollrep.jobs import check
@@ -112,6 +113,21 @@ def test_status_says_how_old_the_mirror_is_by_the_time_its_source_had_when_time_
             assert said in shop.type("status", "shop")[1]
         assert texts(told) == ([("WARN", "fresh")] if code else [])
     assert told["troubles"][0]["next"] == "rollrep pull shop"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_catalog_that_was_never_begun_is_no_pull_when_the_disk_was_full(shop: Shop, begun: bool) -> None:
+    """Its file is made before its first page, and its first page before its tables."""
+    shop.store.create()
+    with contextlib.closing(open_checked(shop.store.catalog, create=True)) as db:
+        if begun:
+            db.pragma("journal_mode", "wal")
+    assert (shop.store.catalog.stat().st_size > 0) == begun
+    for command in ("status", "points", "timeline"):
+        code, said = shop.type(command, "shop", "--json")
+        assert code == 10 and "nothing has been pulled for shop yet" in said and "rollrep pull shop" in said
+    shop.pulled()
+    assert shop.type("status", "shop")[0] == 0
 
 
 def test_status_says_no_half_of_what_there_is_when_the_catalog_is_damaged(shop: Shop) -> None:

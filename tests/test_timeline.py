@@ -19,7 +19,8 @@ from test_retention import DAY, HOUR, NOW
 
 from rollrep.cli.bar import ASCII, UNICODE, bar_lines, cells
 from rollrep.cli.page import page
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, LineStory, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Hole, LineStory, Segment, Snapshot
 from rollrep.destination.choosing import restorable
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.notes import Note

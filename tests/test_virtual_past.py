@@ -18,7 +18,8 @@ from test_virtual_tables import Indexed, assert_searches_alike, rollrep
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import verify
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.mirror_db import state_of

@@ -9,7 +9,7 @@ import click
 
 from rollrep.cli.options import config_of, config_option, jobs_of, naming
 from rollrep.cli.output import emit, json_option, reporting
-from rollrep.core.errors import NotSetUp, UsageError, VerifyFailed
+from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.core.units import show_count
 
 
@@ -32,7 +32,7 @@ def catalog_command(
     the old catalog knew (reasons, events) does not.  Exits with 16 when a file is damaged and had to be left out.
     """
     from rollrep.destination.rebuild import rebuild_catalog
-    from rollrep.destination.store import Store
+    from rollrep.destination.store import Store, nothing_pulled
     from rollrep.jobs.run import translated
 
     if not rebuild:
@@ -41,7 +41,7 @@ def catalog_command(
     [chosen] = jobs_of(loaded, [job])
     store = Store(loaded.store, job)
     if not store.folder.is_dir():
-        raise NotSetUp(f"nothing has been pulled for {job} yet", remedy=f"pull it: rollrep pull {job}")
+        raise nothing_pulled(job)
     with naming(job), translated(loaded, chosen, "make room, and rebuild again"), store.locked():
         done = rebuild_catalog(store, dry_run=dry_run)
     told = {

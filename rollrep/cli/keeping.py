@@ -16,7 +16,7 @@ from rollrep.core.errors import NotSetUp, Temporary, UsageError
 from rollrep.core.units import show_bytes, show_count, show_duration
 
 if TYPE_CHECKING:
-    from rollrep.destination.catalog import Segment
+    from rollrep.destination.catalog_rows import Segment
     from rollrep.destination.expire import Expiry, FileVerdict
 
 
@@ -152,7 +152,7 @@ def _json(job: str, plan: Expiry, dry_run: bool, now: str, freed: int, trash: in
 
 
 def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Iterator[str]:
-    from rollrep.destination.catalog import Snapshot
+    from rollrep.destination.catalog_rows import Snapshot
 
     line, run = 0, list[Any]()
     for each in plan.files:

@@ -19,7 +19,8 @@ from rollrep.jobs.config import Config, Job, find_config, load_config, unknown_j
 
 if TYPE_CHECKING:
     from rollrep.core.moments import Moment
-    from rollrep.destination.catalog import Catalog, CatalogPoint
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.catalog_rows import CatalogPoint
 
 config_option = click.option(
     "-c", "--config", type=click.Path(path_type=Path, readable=False), help="The configuration file (rollrep.toml)."

@@ -21,7 +21,7 @@ from html import escape
 from rollrep.cli.bar import REASONS
 from rollrep.cli.page_style import STYLE
 from rollrep.core.units import show_bytes, show_duration
-from rollrep.destination.catalog import Freshness
+from rollrep.destination.catalog_rows import Freshness
 from rollrep.destination.timeline import LineSeen, PointSeen, Timeline
 
 BUCKETS = 240

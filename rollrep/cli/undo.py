@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def undo_command(
             return not keys or is_meant(change, keys, table.after.primary_key if table.after else (), found.encoding)
 
         undo = plan_undo(db, found, wanted)
-        _require_rows(undo, keys, tables)
+        _require_rows(undo, keys, tables, before, after)
         told = {"job": job, "a": a, "b": b, "rows": undo.rows, "refused": undo.refused}
         told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
         lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
@@ -95,18 +96,17 @@ def _say_refused(job: str, undo: Any, as_json: bool) -> None:
         raise_partly(as_json, len(undo.refused))
 
 
-def _require_rows(undo: Any, keys: tuple[str, ...], tables: tuple[str, ...]) -> None:
+def _require_rows(undo: Any, keys: tuple[str, ...], tables: tuple[str, ...], before: str, after: str) -> None:
     if undo.rows:
         return
+    diff = f"rollrep diff JOB {shlex.join((before, after))}"
     if undo.refused:
         name, why = next(iter(undo.refused.items()))
-        raise SchemaProblem(
-            f"{name} can't be taken back: {why}", remedy="see what differs: rollrep diff JOB A B --rows"
-        )
+        raise SchemaProblem(f"{name} can't be taken back: {why}", remedy=f"see what differs: {diff}")
     if keys:
         raise UsageError(
             f"no row {' '.join(keys)} of {tables[0]} differs between A and B",
-            remedy=f"see which do: rollrep diff JOB A B --rows --table {tables[0]}",
+            remedy=f"see which do: {diff} --rows --table {shlex.quote(tables[0])}",
         )
 
 

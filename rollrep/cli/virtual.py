@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rollrep.core.clock import iso
 
 if TYPE_CHECKING:
-    from rollrep.destination.catalog import Catalog, CatalogPoint
+    from rollrep.destination.catalog import Catalog
+    from rollrep.destination.catalog_rows import CatalogPoint
     from rollrep.destination.restore import Restored
     from rollrep.destination.shadow_archive import Earlier
 

@@ -19,7 +19,8 @@ import msgspec
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position, Shape
 from rollrep.destination import container
-from rollrep.destination.catalog import Catalog, Line, Segment
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Line, Segment
 from rollrep.destination.change_rows import CHANGED, LOG, attach_changed
 from rollrep.destination.images import at_ms_of, attach_log, encoding_of, points_in, scratch
 from rollrep.destination.store import TEMPORARY, Store

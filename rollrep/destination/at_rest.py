@@ -23,7 +23,8 @@ import apsw
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Hole, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import KIND, ChangeHolds, attached_change, unpack_snapshot
 from rollrep.destination.images import scratch

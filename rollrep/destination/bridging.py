@@ -25,7 +25,8 @@ import apsw
 from rollrep.core.clock import monotonic_s
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Hole, Line
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import at_ms_of, attach_log

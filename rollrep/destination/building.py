@@ -24,7 +24,8 @@ from rollrep.core.clock import iso
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
-from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Segment, Snapshot
 from rollrep.destination.changes import unpack_unchecked
 from rollrep.destination.inert import integrity_problems, structure_problems
 from rollrep.destination.mirror_db import STATE, State, open_mirror, read_state, remove_database, transaction

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rollrep.destination.catalog import CatalogPoint
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.store import TEMPORARY, Store
 
 MOST_FILES = 16

@@ -18,15 +18,17 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.destination.catalog_rows import CatalogPoint, Freshness, Hole, Line, LineStory, Segment, Snapshot
 from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.destination.seal import broken_seal, put_seal
+from rollrep.destination.store import nothing_pulled
 from rollrep.query import all_rows, find_row, one_row, one_value
 
 if TYPE_CHECKING:
@@ -54,83 +56,6 @@ FRESHNESS = "CREATE TABLE IF NOT EXISTS freshness(hour TEXT PRIMARY KEY, pulls, 
 """how old the mirror had become at most before a pull of that hour; nothing else needs it to be there"""
 
 
-class Line(NamedTuple):
-    """One unbroken history, and the life of the log that it is of."""
-
-    line: int
-    epoch: str
-
-
-class LineStory(NamedTuple):
-    """Why and when a line began; `began` is the destination's time."""
-
-    line: int
-    epoch: str
-    reason: str
-    began: dt.datetime
-
-
-class Freshness(NamedTuple):
-    """The pulls of one hour of the source's time, and how old the mirror had become at most before one of them."""
-
-    hour: dt.datetime
-    pulls: int
-    longest_s: float
-
-
-class Segment(NamedTuple):
-    """Archived log rows `first` to `last`; `path` is below the job's folder."""
-
-    line: int
-    first: int
-    last: int
-    proof: str
-    path: str
-    bytes: int
-
-
-class CatalogPoint(NamedTuple):
-    """A point as people name it: `point` is its number, `id` its place in the log."""
-
-    point: int
-    line: int
-    epoch: str
-    id: int
-    kind: str
-    label: str | None
-    time: dt.datetime
-
-
-class Snapshot(NamedTuple):
-    """The database at a log id; `time` is the source's, `path` is below the job's folder."""
-
-    line: int
-    id: int
-    time: dt.datetime
-    path: str
-    bytes: int
-    raw_bytes: int
-
-    @property
-    def base(self) -> int | None:
-        """The log id of the snapshot whose change this is; None where it is the whole database.
-
-        >>> Snapshot(1, 17, now(), "snapshots/20261122T190801.123Z-1-17-9.change", 10, 20).base
-        9
-        """
-        name, _, ending = self.path.rpartition(".")
-        return int(name.rpartition("-")[2]) if ending == "change" else None
-
-
-class Hole(NamedTuple):
-    """The log ids between `after` and `until` were never seen."""
-
-    line: int
-    after: int
-    until: int
-    reason: str
-
-
 class Catalog:
     """Open it under the job's lock to write; readers need none."""
 
@@ -151,6 +76,9 @@ class Catalog:
             self._db.execute("PRAGMA journal_mode = WAL").fetchall()
             with self._db:
                 all_rows(self._db, SCHEMA)
+        elif found == 0 and not one_value(self._db, "SELECT count(*) FROM sqlite_schema"):
+            # The disk was full, or the puller killed, before it began.
+            raise nothing_pulled(self._path.parent.name)
         elif found == WITHOUT_CHECKSUMS:
             if create:
                 give_checksums(self._db)

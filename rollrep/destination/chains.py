@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rollrep.core.errors import VerifyFailed
-from rollrep.destination.catalog import Snapshot
+from rollrep.destination.catalog_rows import Snapshot
 
 
 def chain_of(snapshot: Snapshot, snapshots: Iterable[Snapshot]) -> tuple[Snapshot, ...]:

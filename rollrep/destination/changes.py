@@ -32,7 +32,8 @@ from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Encoding, Facts, Point, Position, Shape, Time, require_moment
 from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.change_rows import CHANGED, add_change, attach_changed, drop_needless, note_keys, put_rows
 from rollrep.destination.images import attach_log_file, detach_log_file

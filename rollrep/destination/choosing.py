@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotRestorable
 from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
-from rollrep.destination.catalog import Catalog, CatalogPoint, Hole
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Hole
 
 
 def restorable(catalog: Catalog) -> list[CatalogPoint]:

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from rollrep.core.clock import now
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Segment
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Segment
 from rollrep.destination.store import Store
 from rollrep.destination.trash import nobody_reads, throw_away
 

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from rollrep.core.clock import iso
 from rollrep.core.clock import now as clock_now
 from rollrep.core.errors import VerifyFailed
-from rollrep.destination.catalog import Catalog, CatalogPoint, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import merge_changes
 from rollrep.destination.notes import note_path, pinned_paths

@@ -25,7 +25,8 @@ from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
 from rollrep.destination.building import Plan, from_archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import State, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.notes import Note, note_path, read_note, write_note

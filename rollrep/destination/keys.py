@@ -29,7 +29,7 @@ import zstandard
 
 from rollrep.core.nouns import Op, Shape
 from rollrep.core.tokens import bind_key
-from rollrep.destination.catalog import Segment
+from rollrep.destination.catalog_rows import Segment
 from rollrep.query import all_rows, find_row, one_value
 
 FORMAT = 1

@@ -22,7 +22,8 @@ import msgspec
 from rollrep.core.errors import RollrepError, SchemaProblem, Temporary, VerifyFailed
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Hole, Line
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached

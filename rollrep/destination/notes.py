@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from rollrep.destination import container
-from rollrep.destination.catalog import Snapshot
+from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.store import TEMPORARY, Store
 
 ENDING = ".note"

@@ -24,7 +24,8 @@ from rollrep.core.errors import Temporary
 from rollrep.core.nouns import Facts, Point, Position
 from rollrep.destination.archive import Archive
 from rollrep.destination.bridging import Bridging
-from rollrep.destination.catalog import Catalog, CatalogPoint, Line, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
 from rollrep.destination.changes import take_next
 from rollrep.destination.compaction import compact
 from rollrep.destination.container import disk_room

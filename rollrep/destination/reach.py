@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rollrep.destination.catalog import Segment, Snapshot
+    from rollrep.destination.catalog_rows import Segment, Snapshot
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,8 @@ from rollrep.core.errors import NotSetUp, RollrepError, VerifyFailed
 from rollrep.core.nouns import Point
 from rollrep.destination import archive, container, snapshots
 from rollrep.destination.archive import SegmentHolds
-from rollrep.destination.catalog import Catalog, Hole, Line, LineStory, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Hole, Line, LineStory, Segment, Snapshot
 from rollrep.destination.chains import chain_of
 from rollrep.destination.changes import change_name, found_change, read_change
 from rollrep.destination.images import attach_log, encoding_of, scratch

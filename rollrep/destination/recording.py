@@ -12,7 +12,8 @@ import msgspec
 from rollrep.core.clock import from_iso
 from rollrep.core.nouns import Point
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, CatalogPoint, Line
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Line
 from rollrep.destination.mirror_db import State, open_mirror, write_state
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import take_snapshot

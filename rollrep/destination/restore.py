@@ -30,7 +30,8 @@ from rollrep.destination.building import (
     read_mirror,
     stands_at,
 )
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.partial import copy_tables

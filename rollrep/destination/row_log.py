@@ -18,7 +18,7 @@ import apsw
 from rollrep.core.literals import folded, read_value, value_column
 from rollrep.core.nouns import MASK_BITS, Layout, Op, Shape
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Segment
+from rollrep.destination.catalog_rows import Segment
 from rollrep.destination.images import TIME
 from rollrep.destination.keys import AT_A_TIME, KeyIndex
 from rollrep.destination.rows import Key, Row, Scratch, key_terms, read_row

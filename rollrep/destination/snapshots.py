@@ -21,7 +21,8 @@ from rollrep.core.clock import from_iso, iso
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.destination import container
-from rollrep.destination.catalog import Catalog, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.file_copy import copy_file
 from rollrep.destination.mirror_db import State, read_state
 from rollrep.destination.store import TEMPORARY, Store

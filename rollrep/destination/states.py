@@ -16,7 +16,8 @@ import apsw
 
 from rollrep.core.errors import Temporary, UsageError
 from rollrep.destination.cache import Cache
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.store import Store
 
 

@@ -57,7 +57,8 @@ class Store:
         self.rehearsal = self.folder / "rehearsal"
 
     def exists(self) -> bool:
-        return self.catalog.is_file()
+        """Whether a pull ever began to keep something: a full disk leaves a catalog without a byte."""
+        return self.catalog.is_file() and self.catalog.stat().st_size > 0
 
     def create(self) -> None:
         """Makes the folders.  Raises UsageError where they can't be made or written, OSError where there is no room."""
@@ -84,11 +85,11 @@ class Store:
         """Raises NotSetUp where nothing was ever pulled, VerifyFailed where the catalog of what was is gone."""
         self.require_catalog_of_files()
         if not self.exists():
-            raise NotSetUp(f"nothing has been pulled for {self.job} yet", remedy=f"pull it: rollrep pull {self.job}")
+            raise nothing_pulled(self.job)
 
     def require_catalog_of_files(self) -> None:
         """Raises VerifyFailed where there are files and no catalog: a new one would not know of them."""
-        if self.exists() and self.catalog.stat().st_size:
+        if self.exists():
             return
         if self.mirror.is_file() or any(
             path.is_file() for folder in (self.archive, self.snapshots) for path in folder.rglob("*")
@@ -150,3 +151,7 @@ def _refuse_planted(folder: Path) -> None:
 def _private() -> None:
     """What this process writes from now on is its owner's alone; SQLite asks the umask too."""
     os.umask(0o077)
+
+
+def nothing_pulled(job: str) -> NotSetUp:
+    return NotSetUp(f"nothing has been pulled for {job} yet", remedy=f"pull it: rollrep pull {job}")

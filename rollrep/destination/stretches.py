@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from rollrep.destination.catalog import Catalog, Hole, Segment, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Hole, Segment, Snapshot
 
 LET_GO = "let go of"
 """the reason of a hole that no mirror operation left: its operations are not kept any more"""

@@ -19,7 +19,8 @@ import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 
-from rollrep.destination.catalog import Catalog, CatalogPoint, Freshness, Hole, LineStory, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Freshness, Hole, LineStory, Snapshot
 from rollrep.destination.choosing import effective_times
 from rollrep.destination.notes import Note, read_note
 from rollrep.destination.reach import Reach

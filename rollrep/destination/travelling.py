@@ -29,7 +29,8 @@ from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.core.units import show_bytes
 from rollrep.destination import container
 from rollrep.destination.building import Plan
-from rollrep.destination.catalog import Catalog, CatalogPoint, Line, LineStory, Snapshot
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint, Line, LineStory, Snapshot
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.keeping import state_at
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database, transaction, write_state

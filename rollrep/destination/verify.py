@@ -25,7 +25,8 @@ from rollrep.core import sql
 from rollrep.core.errors import Temporary, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Position, Shape
 from rollrep.destination.archive import Archive
-from rollrep.destination.catalog import Catalog, Hole, Line
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.images import attach_rows
 from rollrep.destination.mirror_db import State, open_mirror, read_state, seen_at, transaction, write_state

@@ -28,7 +28,8 @@ import apsw
 from rollrep.core import clock
 from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.errors import DiskFull, Locked, NotRestorable, RollrepError
-from rollrep.destination.catalog import Catalog, CatalogPoint
+from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import restorable
 from rollrep.destination.reading import ask, reader
 from rollrep.destination.restore import plan, restore

@@ -11,7 +11,7 @@ from rollrep.core.clock import iso
 from rollrep.hooks import call_safely, plugin_manager
 
 if TYPE_CHECKING:
-    from rollrep.destination.catalog import CatalogPoint
+    from rollrep.destination.catalog_rows import CatalogPoint
     from rollrep.destination.restore import Restored
 
 

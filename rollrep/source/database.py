@@ -33,7 +33,7 @@ def open_source(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     if not path.is_file():
         raise UsageError(
             f"there is no file {path}",
-            remedy="give the path of the application's SQLite database as it is on this machine",
+            remedy="give the path of the application's SQLite database on its own machine",
         )
     if not os.access(path, os.R_OK):
         raise UsageError(f"{path} can't be read by this user", remedy=f"see: ls -l {path}")

@@ -288,7 +288,7 @@ class Session:
                 f"{self._where} says something this rollrep does not understand ({error})", remedy=_SAME
             ) from error
         if isinstance(message, Refusal):
-            raise refused(message)
+            raise refused(message, self._where)
         return message
 
     def _frame(self) -> frames.Frame:
@@ -329,7 +329,7 @@ class Session:
         return RollrepError(f"{self._where} said {type(message).__name__} where that means nothing", remedy=_SAME)
 
 
-def refused(refusal: Refusal) -> RollrepError:
-    """The source's refusal as the same error that was raised there."""
+def refused(refusal: Refusal, where: str) -> RollrepError:
+    """The source's refusal as the same error that was raised there; `where` is named, because its paths are meant."""
     by_name = {kind.__name__: kind for kind in errors.ALL_ERRORS}
-    return by_name.get(refusal.error, RollrepError)(refusal.facts, remedy=refusal.remedy)
+    return by_name.get(refusal.error, RollrepError)(f"{where} says: {refusal.facts}", remedy=refusal.remedy)
