@@ -24,7 +24,9 @@ import msgspec
 RateName = Literal["present", "hourly", "peak"]
 
 SHORTEST_S = 60.0
-"""a rate is an average over so long at least: a burst of one second is no rate that lasts"""
+"""a rate is an average over so long at least, where so much is known: a burst of one second is no rate that lasts"""
+_CLOCK_S = 0.001
+"""what SQLite's clock tells apart"""
 PRUNED_TO = 7 / 8
 """of its bytes, the log keeps so much when the limit is passed"""
 
@@ -111,10 +113,16 @@ class Curve:
 def rate_over(curve: Curve, name: RateName, after_id: int, seconds: float) -> Rate:
     """The average since the row `after_id`, the last before these `seconds` began.
 
-    Where less is known than so long, over what is known.
+    Where less is known than so long, over what is known; that may be milliseconds where the rows before are gone,
+    and is SHORTEST_S at least in a log that began just now.
+
+    >>> rows = [Sample(400_000 + n, n / 10_000, n * 50.0) for n in range(100)]
+    >>> rate_over(Curve(rows, 0.01, 400_000, 5000.0, 1), "present", 399_999, 300.0)
+    Rate(name='present', rows_per_s=10000.0, bytes_per_s=495000.0)
     """
-    known_s = curve.now_s - curve.samples[0].at_s
-    over_s = max(SHORTEST_S, min(seconds, known_s))
+    first = curve.samples[0]
+    known_s = max(SHORTEST_S if first.id == 1 else _CLOCK_S, curve.now_s - first.at_s)
+    over_s = min(seconds, known_s)
     grown = curve.newest.bytes - curve.at(after_id).bytes
     return Rate(name, max(0, curve.newest.id - after_id) / over_s, max(0.0, grown) / over_s)
 
