@@ -6,15 +6,17 @@ import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import make
+import msgspec
 import oracle
 import pytest
 from pair import Pair
 from sources import Application, copy_source, pull_once, recompute, session
 
-from rollrep.core.errors import NotRestorable, Temporary
+from rollrep.core.errors import NotRestorable, Temporary, VerifyFailed
 from rollrep.core.moments import ByTime
 from rollrep.destination import bridging
 from rollrep.destination.at_rest import verify_at_rest
@@ -25,11 +27,12 @@ from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
-from rollrep.source import digests, forgotten, leaves, reader
+from rollrep.source import digests, forgotten, leaves, reader, serve
 from rollrep.source.database import open_source
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
 from rollrep.wire import messages
+from rollrep.wire.messages import Leaves, Rows, SendRows, SendStretch
 from rollrep.wire.session import LogOverrun, SchemaChanged, Session
 
 ACCOUNT = "CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city); CREATE INDEX city ON account(city);"
@@ -128,6 +131,33 @@ def test_only_rows_that_changed_move_when_their_keys_are_remembered(pair: Overru
         assert first.id == hole.after < inside[0] < hole.until <= second.id
         with pytest.raises(NotRestorable, match="lies in a hole"):
             find_point(catalog, ByTime(first.time + (second.time - first.time) / 2))
+
+
+@pytest.mark.parametrize("asked", [SendStretch, SendRows])
+def test_source_is_refused_when_it_says_that_there_is_more_and_does_not_go_on(
+    asked: type[SendStretch] | type[SendRows], pair: OverrunPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers_of(20, 20, monkeypatch)
+    pair.start(keep_keys=0)
+    pair.pull()
+    pair.fall_off()
+    honest, lies = serve._Server._read, []
+
+    def stands_still(self: Any, meta: Any, shape: Any, wanted: Any) -> Any:
+        tail, found = honest(self, meta, shape, wanted)
+        if isinstance(wanted, asked) and found and not isinstance(found[0], Leaves):
+            after = wanted.after_key if isinstance(wanted, SendStretch) else wanted.ranges[0].after
+            if after is not None:
+                nothing = {"answered": 0} if isinstance(found[0], Rows) else {}
+                found = (msgspec.structs.replace(found[0], last_key=after, **nothing), found[1])
+                lies.append(found[0])
+                assert len(lies) < 100, "it is asked for ever"
+        return tail, found
+
+    monkeypatch.setattr(serve._Server, "_read", stands_still)
+    with pytest.raises(VerifyFailed, match="go on"):
+        pair.pull()
+    assert lies
 
 
 @pytest.mark.parametrize("keep_keys", [0, 200])

@@ -23,6 +23,7 @@ import msgspec
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Facts, Shape
+from rollrep.destination.answers import answered, reached
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_groups
 from rollrep.destination.parts import Differing, Parts
@@ -129,12 +130,8 @@ class Comparison:
             asked = left[:MOST_RANGES]
             ask = SendRows(shape.id, tuple(asked), self.position, self._schema_digest)
             said, packed = self._answer(ask, Rows)
-            whole, left = asked[: said.answered], left[said.answered :]
-            if said.last_key is not None and left:
-                whole.append(KeyRange(left[0].after, said.last_key))
-                left[0] = KeyRange(said.last_key, left[0].through)
-            if not whole:
-                raise VerifyFailed("the source answered nothing of what it was asked for")
+            whole, rest = answered(asked, said)
+            left[: len(asked)] = rest
             yield whole, said, unpack(packed, said.image.raw_bytes)
 
     def replace_rows(self, ranges: Sequence[KeyRange]) -> None:
@@ -151,7 +148,7 @@ class Comparison:
         while True:
             ask = SendStretch(shape.id, after, self.position, self._schema_digest)
             stretch, _ = self._answer(ask, Stretch, is_asked=is_asked)
-            span = KeyRange(after, stretch.last_key)
+            span = reached(KeyRange(after, None), stretch.last_key)
             after = stretch.last_key
             is_asked = after is not None and not pending
             if is_asked:

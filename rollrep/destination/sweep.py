@@ -25,6 +25,7 @@ import msgspec
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Shape
+from rollrep.destination.answers import answered, reached
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_groups, attach_rows
 from rollrep.destination.leaves import Match, OwnLeaves
@@ -220,24 +221,23 @@ class Sweep:
     def _end(self, wanted: _Wanted, last_key: Key | None, rows: int) -> KeyRange:
         """The range of a stretch whose end is known now; the next one is asked for."""
         [span] = wanted.ranges
-        reached = last_key
+        covered, end = reached(span, last_key), last_key
         if last_key is not None:
             self._next(KeyRange(last_key, span.through))
         elif self._spans:
-            reached = span.through
+            end = span.through
             self._next(self._spans.popleft())
-        self._ends[wanted.stretch] = (reached, rows)
-        return KeyRange(span.after, last_key or span.through)
+        self._ends[wanted.stretch] = (end, rows)
+        return covered
 
     def _covered(self, wanted: _Wanted, said: Leaves | Stretch) -> KeyRange:
         """What the answer is about; the rest is asked for."""
         if wanted.begins:
             return self._end(wanted, said.last_key, said.rows)
         [span] = wanted.ranges
-        if said.last_key is None:
-            return span
-        self._want_leaves(wanted.stretch, KeyRange(said.last_key, span.through))
-        return KeyRange(span.after, said.last_key)
+        if said.last_key is not None:
+            self._want_leaves(wanted.stretch, KeyRange(said.last_key, span.through))
+        return reached(span, said.last_key)
 
     def _take_leaves(self, wanted: _Wanted, said: Leaves, packed: bytes) -> None:
         if not is_beyond(said.last_key, wanted.ranges[0].after):
@@ -343,14 +343,8 @@ class Sweep:
             self._next_is, self._whole_left = 0, MOST_WHOLE
 
     def _take_rows(self, wanted: _Wanted, said: Rows, packed: bytes) -> None:
-        whole, left = wanted.ranges[: said.answered], wanted.ranges[said.answered :]
-        from_start = wanted.stretch not in self._ends
-        if said.last_key is not None and left:
-            whole.append(KeyRange(left[0].after, said.last_key))
-            left[0] = KeyRange(said.last_key, left[0].through)
-        if not whole:
-            raise VerifyFailed("the source answered nothing of what it was asked for")
-        if from_start:
+        whole, left = answered(wanted.ranges, said)
+        if wanted.stretch not in self._ends:
             self._end(wanted, said.last_key, said.rows)
         elif left:
             self._want_rows(wanted.stretch, left)
