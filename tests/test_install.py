@@ -232,7 +232,7 @@ def test_writer_is_never_broken_when_the_log_comes_and_goes(tmp_path: Path) -> N
         "CREATE TRIGGER theirs AFTER UPDATE ON t BEGIN SELECT 1; END",
     )
     script = """
-        import sqlite3, sys
+        import sqlite3, sys, time
         con = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
         n = 0
         print("ready", flush=True)
@@ -244,6 +244,8 @@ def test_writer_is_never_broken_when_the_log_comes_and_goes(tmp_path: Path) -> N
             con.execute("COMMIT")
             con.execute("INSERT OR REPLACE INTO t VALUES (?, ?, 9)", (n, f"a{n - 1}"))
             con.execute("DELETE FROM t WHERE id = ?", (n - 50,))
+            # Without a gap nobody else gets the lock on a busy machine: SQLite's busy handler sleeps.
+            time.sleep(0.002)
         print(n)
     """
     child = subprocess.Popen(

@@ -29,7 +29,7 @@ from rollrep.destination.checksums import give_checksums, has_checksums, is_dama
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.destination.seal import broken_seal, put_seal
 from rollrep.destination.store import nothing_pulled
-from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.query import all_rows, find_row, has_table, one_row, one_value
 
 if TYPE_CHECKING:
     from rollrep.core.nouns import Point
@@ -283,7 +283,7 @@ class Catalog:
 
     def knows_virtual_tables(self) -> bool:
         """Whether a state of virtual tables was ever recorded: only then is there more to ask of their archive."""
-        return find_row(self._db, "SELECT 1 FROM sqlite_schema WHERE name = 'shadow'") is not None
+        return has_table(self._db, "shadow")
 
     def confirm(self, time: str) -> None:
         """Remembers that the mirror was the source at the source's time `time`, and how old it had become before."""
@@ -299,7 +299,7 @@ class Catalog:
 
     def freshness(self) -> list[Freshness]:
         """Hour by hour, oldest first; hours without a pull are missing."""
-        if not one_value(self._db, "SELECT count(*) FROM sqlite_schema WHERE name = 'freshness'"):
+        if not has_table(self._db, "freshness"):
             return []
         rows = all_rows(self._db, "SELECT hour, pulls, longest_s FROM freshness ORDER BY hour")
         return [Freshness(from_iso(f"{hour}:00:00.000Z"), pulls, longest_s) for hour, pulls, longest_s in rows]

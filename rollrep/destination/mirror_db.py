@@ -21,7 +21,7 @@ from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
 from rollrep.destination.inert import CACHE_KIB
-from rollrep.query import find_row, one_row, one_value
+from rollrep.query import find_row, has_table, one_row
 
 STATE = f"{PREFIX}state"
 WIDE_CACHE_KIB = 81_920
@@ -113,8 +113,7 @@ def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = Fal
 
 def read_state(db: apsw.Connection) -> State | None:
     """None in a mirror whose first state was never committed."""
-    found = one_value(db, "SELECT count(*) FROM main.sqlite_schema WHERE name = ?", (STATE,))
-    row = find_row(db, f"SELECT body FROM main.{STATE}") if found else None
+    row = find_row(db, f"SELECT body FROM main.{STATE}") if has_table(db, STATE) else None
     return msgspec.json.decode(row[0], type=State) if row else None
 
 

@@ -23,7 +23,7 @@ import msgspec
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.windows import Lasting
 from rollrep.destination.catalog import Catalog
-from rollrep.query import find_row
+from rollrep.query import find_row, has_table
 
 PULL, FAILURE, LASTING = "pull", "failure", "lasting"
 LASTING_EVERY_S = 60.0
@@ -40,7 +40,7 @@ def remember(catalog: Catalog, kind: str, detail: Mapping[str, object]) -> None:
 
 def remembered(catalog: Catalog, kind: str) -> tuple[dt.datetime, dict[str, Any]] | None:
     """(when, by the destination's clock, and what); None where nothing of the kind is."""
-    if not find_row(catalog.connection, "SELECT 1 FROM sqlite_schema WHERE name = 'remembered'"):
+    if not has_table(catalog.connection, "remembered"):
         return None
     row = find_row(catalog.connection, "SELECT at, detail FROM remembered WHERE kind = ?", (kind,))
     return (from_iso(row[0]), json.loads(row[1])) if row else None

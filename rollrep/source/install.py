@@ -22,7 +22,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Refused
-from rollrep.query import all_rows, find_row, one_row, one_value
+from rollrep.query import all_rows, find_row, has_table, one_row, one_value
 from rollrep.source.alone import refuse_while_migrated
 from rollrep.source.capturing import OURS, capture_table, make_room, release, stands, triggers_by_table
 from rollrep.source.database import changing_schema, writing
@@ -281,8 +281,8 @@ def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], 
 
 def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
     key_width = int(one_value(db, f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}"))
-    has_sequence = find_row(db, "SELECT 1 FROM sqlite_schema WHERE name='sqlite_sequence'") is not None
-    wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: point_trigger(with_sequence=has_sequence)}
+    write_point = point_trigger(with_sequence=has_table(db, "sqlite_sequence"))
+    wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: write_point}
     for trigger, text in wanted.items():
         found = find_row(db, "SELECT sql FROM sqlite_schema WHERE name=?", (trigger,))
         if found is None or found[0] != text:
