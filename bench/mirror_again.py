@@ -74,7 +74,6 @@ def put_rows(replica: Path, source: Path) -> float:
             "SELECT n.note, n.balance, n.id FROM main.account n JOIN before.account b USING (id)"
             " WHERE n.note <> b.note OR n.balance <> b.balance"
         ).fetchall()
-    os.sync()
     began = time.monotonic()
     with contextlib.closing(sqlite3.connect(replica)) as db, db:
         db.execute("PRAGMA synchronous = NORMAL")
@@ -273,10 +272,7 @@ class _Bench:
     def _rsync(self, line: Loopback, source: Path, case: Case) -> Run:
         program = apsw.sqlite_extra.path("sqlite3_rsync")
         self._replica.parent.mkdir(exist_ok=True)
-        _remove(self._replica)
-        if not case.first:
-            _copy(self._plain, self._replica)
-            os.sync()
+        self._place_replica(case)
         ssh = self._stage.folder / "ssh"
         # It splits neither options nor quotes from the program's name.
         ssh.write_text(
@@ -290,8 +286,14 @@ class _Bench:
         require_same(source, self._replica)
         if not case.least:
             return Run(used.wall_s, sent)
-        _copy(self._plain, self._replica)
+        self._place_replica(case)
         return Run(used.wall_s, sent, least_s=case.least(self._replica, source))
+
+    def _place_replica(self, case: Case) -> None:
+        _remove(self._replica)
+        if not case.first:
+            _copy(self._plain, self._replica)
+            os.sync()
 
 
 @contextlib.contextmanager

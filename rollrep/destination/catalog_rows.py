@@ -70,7 +70,7 @@ class Snapshot(NamedTuple):
     def base(self) -> int | None:
         """The log id of the snapshot whose change this is; None where it is the whole database.
 
-        >>> Snapshot(1, 17, now(), "snapshots/20261122T190801.123Z-1-17-9.change", 10, 20).base
+        >>> Snapshot(1, 17, dt.datetime.min, "snapshots/20261122T190801.123Z-1-17-9.change", 10, 20).base
         9
         """
         name, _, ending = self.path.rpartition(".")
