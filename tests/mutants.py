@@ -21,6 +21,7 @@ INSTALL = "tests/test_install.py::test_"
 DROP = "tests/test_drop_column.py::test_"
 PAST = "tests/test_past.py::test_"
 LEAVES = "tests/test_leaves.py::test_"
+REPLACED = "tests/test_replaced.py::test_"
 DIFFERS = r"mirror\.db:\n|restored\.db:\n"
 """what the oracle says when a mirror or a restore is not the source"""
 
@@ -272,6 +273,37 @@ MUTANTS = (
         r"UNIQUE constraint failed",
     ),
     Mutant(
+        "a row that was not copied yet replaces none that was",
+        "destination/mirroring.py",
+        "unsure = state.unsure or (",
+        "unsure = False and (",
+        REPLACED + "replaced_row_is_gone_when_the_row_that_replaced_it_was_not_copied_yet",
+    ),
+    Mutant(
+        "a row that was touched, and put again before it was asked for, was there all the time",
+        "destination/touched.py",
+        "(n.op = {Op.PUT:d}",
+        "(n.op = {Op.POINT:d}",
+        REPLACED + "replaced_row_is_gone_when_its_table_is_compared_meanwhile",
+        DIFFERS + "|UNIQUE constraint failed",
+    ),
+    Mutant(
+        "what was logged while touched rows were asked for is of the same moments",
+        "destination/in_place.py",
+        "until = answer.facts.head.id\n        facts = self._settle_touched(session, until) or answer.facts\n",
+        "facts = self._settle_touched(session, answer.facts.head.id) or answer.facts\n        until = facts.head.id\n",
+        REPLACED + "replaced_row_is_gone_when_its_table_is_compared_meanwhile",
+        "it is not begun anew",
+    ),
+    Mutant(
+        "a table whose removals nothing announces logs what an UPDATE changed",
+        "source/capture.py",
+        " or not shape.touches_logged:",
+        ":",
+        REPLACED + "replaced_row_is_gone_when_nothing_announces_it",
+        "rows of table odd changed",
+    ),
+    Mutant(
         "the schema's digest is not compared",
         "source/serve.py",
         "elif not reason and hello.schema_digest != self._digest:",
@@ -282,7 +314,7 @@ MUTANTS = (
     Mutant(
         "collations of keys are ignored in net replay",
         "destination/replay.py",
-        "from rollrep.destination.net import key_columns, key_values, replay_net",
+        "from rollrep.destination.net import key_columns, replay_net",
         "from rollrep.destination import net\nfrom rollrep.destination.net import key_columns, replay_net\n"
         "key_values = net.key_values = lambda shape: ', '.join(f'v{n}' for n in range(shape.key_width))",
         STEPS + "key_is_one_when_its_collation_says_so",

@@ -180,10 +180,12 @@ def _looked(pair: Pair) -> tuple[State | None, set[int]]:
     done: set[int] = set()
     # Killed before its table was made, an operation has not begun.
     with contextlib.suppress(apsw.SQLError):
-        if state and (reached := read_reached(pair.store, state)):
+        if state and (reached := read_reached(pair.store, pair.store.mirror, state)):
             done = set(reached.done)
     if pair.store.staging.is_file() and (staged := state_of(pair.store.staging)):
         done = set(staged.copied)
+        if reached := read_reached(pair.store, pair.store.staging, staged):
+            done |= set(reached.done)
     return state, done
 
 

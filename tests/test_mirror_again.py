@@ -22,7 +22,6 @@ from rollrep.destination import bridging
 from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
-from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
@@ -447,32 +446,6 @@ def test_compared_ranges_are_not_compared_again_when_the_line_was_cut(
     assert not pair.store.changes.exists()
     pair.same()
     pair.whole()
-
-
-@pytest.mark.parametrize("removes", ["UPDATE OR REPLACE account SET owner = 'owner 9000' WHERE id = 9001", ""])
-def test_replaced_rows_are_gone_when_tables_are_compared_meanwhile(
-    pair: OverrunPair, removes: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a REPLACE removed unseen can't be told by rows of several moments: then a copy of the mirror is compared."""
-    pair.start(keep_keys=0)
-    pair.fall_off()
-    hear, moments, staged = Sweep._hear, iter([removes]), []
-    begin = Mirroring.begin
-
-    def write_first(self: Sweep) -> None:
-        if statement := next(moments, ""):
-            pair.do(statement)
-        hear(self)
-
-    def noted(self: Mirroring, *args: object) -> object:
-        staged.append(args)
-        return begin(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Sweep, "_hear", write_first)
-    monkeypatch.setattr(Mirroring, "begin", noted)
-    assert rungs(pair.pull()) == {"digests"}
-    assert bool(staged) == bool(removes)
-    pair.same()
 
 
 def test_each_table_goes_its_own_way_when_the_schema_changed_and_the_log_is_gone(pair: OverrunPair) -> None:

@@ -22,6 +22,7 @@ from sim_disk import DiskFault, Unsynced
 from sim_faults import INJECTIONS
 
 from rollrep.destination.in_place import InPlace
+from rollrep.destination.mirror_db import State
 from rollrep.destination.replay import OrderNeeded
 from rollrep.destination.verify import Asked
 from rollrep.jobs import verify as verifying
@@ -64,9 +65,16 @@ def lived(folder: Path, limits: Limits, live: Callable[[Run], None]) -> None:
             run.source.close()
 
 
-def collide(*_: object) -> None:
-    """In the place of InPlace.finish: the mirror operation goes by way of a staging mirror."""
-    raise OrderNeeded
+def collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror is not compared in place: its operation goes by way of a staging mirror."""
+    finish = InPlace.finish
+
+    def refuse(self: InPlace, *arguments: Any) -> State:
+        if self.reached.mirror == "mirror.db":
+            raise OrderNeeded
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(InPlace, "finish", refuse)
 
 
 @pytest.mark.parametrize("rng", range(3))
@@ -76,7 +84,7 @@ def test_mirror_is_the_source_when_power_fails_while_it_gets_what_was_compared(
 ) -> None:
     """The copy that a mirror operation begins with has to be on the disk before anything is said about it."""
     if where == "mirroring.publish":
-        monkeypatch.setattr(InPlace, "finish", collide)
+        collide(monkeypatch)
 
     def live(run: Run) -> None:
         run.honest()
@@ -128,7 +136,7 @@ def test_half_a_copy_is_not_taken_up_when_power_fails_before_it_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says of itself what the mirror says, that it is whole, and would be published.  Of what seed 4 leaves, this was so."""
-    monkeypatch.setattr(InPlace, "finish", collide)
+    collide(monkeypatch)
 
     def live(run: Run) -> None:
         run.honest()
@@ -170,7 +178,7 @@ def test_what_was_published_is_there_when_power_fails_at_once_after_it(
     def live(run: Run) -> None:
         run.honest()
         run.source.burst(120)
-        monkeypatch.setattr(InPlace, "finish", collide)
+        collide(monkeypatch)
         image = powerless_at(run, "mirror_db.remove_database: unlink mirror.next.db", after="mirroring.publish")
         with run.disk.acting("judge"), contextlib.closing(apsw.Connection(str(run.store.mirror))) as reader:
             reader.execute("BEGIN; SELECT count(*) FROM bank").fetchall()

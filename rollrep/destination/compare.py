@@ -38,11 +38,6 @@ SHOWN_KEYS = 10
 SCATTERED = 0.8
 """when so large a part of the coarse groups of a stretch differs, the next stretch begins with finer ones"""
 
-MOSTLY = 0.7
-"""when so large a part of the rows looked at one by one differs, the next stretches that differ are given whole"""
-MOST_WHOLE = 7
-"""so many of them, before it is looked again"""
-
 Follow = Callable[[Tail, Facts | None], int]
 """Brings the mirror to the end of the tail, and to these facts, which are None where only the log came or
 nothing is new; gives the log id at which it stands."""
@@ -86,28 +81,17 @@ def finer(group_rows: int) -> int | None:
 class Comparison:
     """Compares tables of `db`, whose mirror stands at the log id `position`; `follow` moves it.
 
-    `schema_digest` is the source's as of the last hello.  Where `exact` is not wanted, stretches in which most rows
-    are likely to differ are given whole, and not counted row by row.  Everything raises SchemaChanged and
-    LogOverrun as the session does, and then the comparison is over.
+    `schema_digest` is the source's as of the last hello.  Everything raises SchemaChanged and LogOverrun as the session
+    does, and then the comparison is over.
     """
 
     def __init__(
-        self,
-        session: Session,
-        db: apsw.Connection,
-        schema_digest: str,
-        position: int,
-        follow: Follow,
-        *,
-        exact: bool = True,
+        self, session: Session, db: apsw.Connection, schema_digest: str, position: int, follow: Follow
     ) -> None:
         self._session = session
         self._db = db
         self._schema_digest = schema_digest
         self._follow = follow
-        self._exact = exact
-        self._changed_share = 0.0
-        self._given_whole = 0
         self._scattered = False
         self._parts: Parts | None = None
         self.position = position
@@ -169,12 +153,6 @@ class Comparison:
     def _descend(
         self, parts: Parts, shape: Shape, span: KeyRange, rows: int, found: Compared
     ) -> Iterator[list[KeyRange]]:
-        if not self._exact and self._changed_share > MOSTLY and self._given_whole < MOST_WHOLE:
-            self._given_whole += 1
-            found.differing += rows
-            yield [span]
-            return
-        self._given_whole = 0
         level: int | None = first_level(rows, scattered=self._scattered)
         ranges = [span]
         while level is not None and ranges:
@@ -190,8 +168,6 @@ class Comparison:
             found.ranges += compared
             if level == LEVELS[0]:
                 self._scattered = differed >= SCATTERED * compared
-            if level == LEVELS[-1] and compared:
-                self._changed_share = differed / compared
             ranges, level = differing, finer(level)
         if ranges:
             yield ranges

@@ -1,19 +1,23 @@
-"""The mirror operation where the layout is as it was: what differs is gathered beside the mirror, and put in at once.
+"""Comparing a mirror with the source: what differs is gathered beside the mirror, and put in at once.
 
     mirror.db, as it stands ──── compared with the source, table by table ────► mirror.changes.db
                                                                                   rows that differ, as log rows
     source's log from the first moment on ──────────────────────────────────────► log rows
                                                                                   │
-    mirror.db ◄────────── one window of net replay, one transaction ──────────────┘
+    mirror.db ◄────────── net replay, one transaction ────────────────────────────┘
 
 Each answer is of one moment, and moments differ: but every change since the first one is in the log that came with
 the answers.  A key without a log row had one value all the while, and a key with one ends as its last log rows say.
 So all of it, replayed as one window, is the source at the head, and there only: a hole in the history, as behind
 every mirror operation.  Rows that were fetched stand before the log, under ids below zero.
 
+Which rows a REPLACE removed unseen can't be told by rows of several moments: the source is asked for the rows whose
+last log row is a TOUCHED.  What is logged meanwhile is replayed behind that window, on a mirror of one moment.
+
 Readers keep the old mirror until the one commit, and the mirror is written once, in what changed.  The file beside
-it says how far each table is, so an operation that was cut goes on from there.  Where a table would have to be
-replayed in order (a REPLACE removed rows unseen), rows of several moments may collide: then this is given up.
+it says how far each table is, so an operation that was cut goes on from there.
+
+Of a staging mirror only some tables are compared; the others are whole, and follow by the log.
 
 Knows: the mirror's tables, replay, sweeps, the wire's session.  Does not know: the catalog, lines.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import apsw
 import msgspec
@@ -34,10 +39,10 @@ from rollrep.destination.images import attach_log
 from rollrep.destination.leaves import OwnLeaves
 from rollrep.destination.mirror_db import (
     State,
-    moved_to,
     open_mirror,
     remove_database,
     transaction,
+    whole,
     widen_cache,
     write_state,
 )
@@ -46,6 +51,7 @@ from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
+from rollrep.destination.touched import OpenTouches
 from rollrep.query import find_row, one_value
 from rollrep.wire.forgotten_ranges import WHOLE, beyond
 from rollrep.wire.images import log_table, log_width
@@ -61,6 +67,8 @@ CACHE_KIB = 16_384
 class Reached(msgspec.Struct, frozen=True):
     """How far an operation is; it moves in the transaction of what it is about."""
 
+    mirror: str
+    """the file's name"""
     base: Position
     """of the mirror that is compared: what was gathered fits to no other"""
     schema_digest: str
@@ -81,25 +89,27 @@ class Reached(msgspec.Struct, frozen=True):
     """rows that were fetched of each table that is done"""
 
 
-def read_reached(store: Store, state: State) -> Reached | None:
-    """How far an operation on the mirror that `state` describes is, seen from beside it; None where there is none."""
+def read_reached(store: Store, path: Path, state: State) -> Reached | None:
+    """How far an operation on the mirror at `path` is, which `state` describes; None where there is none."""
     if not store.changes.is_file():
         return None
     with contextlib.closing(apsw.Connection(str(store.changes), flags=apsw.SQLITE_OPEN_READWRITE)) as side:
         side.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         row = find_row(side, "SELECT body FROM reached")
     found = msgspec.json.decode(row[0], type=Reached) if row else None
-    return found if found and found.base == state.position else None
+    return found if found and (found.mirror, found.base) == (path.name, state.position) else None
 
 
 class InPlace:
-    """One operation on the mirror that `state` describes, begun or taken up again."""
+    """One operation on the mirror at `path` that `state` describes, begun or taken up again."""
 
-    def __init__(self, store: Store, state: State, progress: Progress) -> None:
+    def __init__(self, store: Store, path: Path, state: State, progress: Progress) -> None:
         self._store = store
+        self._path = path
         self._state = state
         self._progress = progress
         self._shapes = {shape.id: shape for shape in state.layout.shapes}
+        self._compared = frozenset(self._shapes) - frozenset(state.copied)
         self._db: apsw.Connection | None = None
         self._reached: Reached | None = None
         self._sweep: Sweep | None = None
@@ -116,7 +126,8 @@ class InPlace:
             self._open()
             row = find_row(self.db, "SELECT body FROM batch.reached")
             found = msgspec.json.decode(row[0], type=Reached) if row else None
-        if found is None or (found.base, found.schema_digest) != (self._state.position, self._state.schema_digest):
+        fits = (self._path.name, self._state.position, self._state.schema_digest)
+        if found is None or (found.mirror, found.base, found.schema_digest) != fits:
             self.discard()
             return None
         self._reached = found
@@ -124,6 +135,14 @@ class InPlace:
 
     def begin(self, answer: Answer, line: int, position: Position, after: int) -> None:
         """`position` is where the source's log is followed from, `after` where the hole begins; line 0: a new one."""
+        self._begin(line, answer.reason, after, position, answer.facts.schema_version)
+
+    def begin_staged(self) -> None:
+        """On a staging mirror, which knows all of that."""
+        state = self._state
+        self._begin(state.line, state.reason, state.began_after, state.position, state.schema_version)
+
+    def _begin(self, line: int, reason: str, after: int, position: Position, schema_version: int | None) -> None:
         self.discard()
         with disk_room(self._store.changes), contextlib.closing(apsw.Connection(str(self._store.changes))) as side:
             for pragma in (f"encoding = '{self._state.layout.encoding}'", "journal_mode = WAL", "synchronous = NORMAL"):
@@ -131,8 +150,8 @@ class InPlace:
             side.execute(log_table("log", log_width(self._state.layout.shapes)))
             side.execute("CREATE TABLE reached(only_row INTEGER PRIMARY KEY CHECK (only_row = 1), body)")
         self._open()
-        base, digest = self._state.position, self._state.schema_digest
-        self._write(Reached(base, digest, line, answer.reason, after, position, answer.facts.schema_version))
+        name, base, digest = self._path.name, self._state.position, self._state.schema_digest
+        self._write(Reached(name, base, digest, line, reason, after, position, schema_version))
 
     def followed(self) -> State:
         """The state that a source is asked from: what its schema was before was seen to at the beginning."""
@@ -144,7 +163,7 @@ class InPlace:
         Raises SchemaChanged and LogOverrun.
         """
         for shape in self._state.layout.shapes:
-            if shape.id in self.reached.done:
+            if shape.id not in self._compared or shape.id in self.reached.done:
                 continue
             if self.reached.doing != shape.id:
                 self._write(msgspec.structs.replace(self.reached, doing=shape.id, after=None))
@@ -159,12 +178,13 @@ class InPlace:
     def finish(self, session: Session, answer: Answer, commit: Callable[[Facts], int]) -> State:
         """Gathers the rest of the log, up to a commit of the source, and puts all of it into the mirror.
 
-        `commit` is called inside that transaction, and says which line the mirror is then of.  Raises OrderNeeded
-        where rows of different moments may collide, and as the session does.
+        `commit` is called inside that transaction, and says which line the mirror is then of.  Raises as the session
+        does, and OrderNeeded where a table's removals are not announced and rows of several moments may collide.
         """
         for batch, packed in session.batches(self.reached.position.id, answer.facts.head.id):
             self.take_tail((batch, packed))
-        facts = answer.facts
+        until = answer.facts.head.id
+        facts = self._settle_touched(session, until) or answer.facts
         shadows = ShadowPull(self._store, self.db, self._state) if self._state.layout.virtuals else None
         try:
             if shadows:
@@ -174,7 +194,7 @@ class InPlace:
                         self.take_tail(found.tail)
                     facts = found.facts or facts
                 shadows.attach()
-            return self._commit(facts, answer, shadows, commit)
+            return self._commit(until, facts, answer, shadows, commit)
         finally:
             if shadows:
                 shadows.detach()
@@ -242,7 +262,7 @@ class InPlace:
         return self._reached
 
     def _open(self) -> None:
-        self._db = open_mirror(self._store.mirror)
+        self._db = open_mirror(self._path)
         self._db.execute("DETACH batch")
         self._db.execute("ATTACH ? AS batch", (str(self._store.changes),))
         self._db.execute("ATTACH ':memory:' AS image")
@@ -251,7 +271,7 @@ class InPlace:
 
     def _leaves_of(self, shape: Shape) -> OwnLeaves | None:
         """The mirror's leaves, where they can be compared with the source's."""
-        self._leaves = self._leaves or OwnLeaves(self.db, self._store.mirror, self._state.layout)
+        self._leaves = self._leaves or OwnLeaves(self.db, self._path, self._state.layout)
         return self._leaves if self._leaves.tell(shape) else None
 
     @contextlib.contextmanager
@@ -272,22 +292,31 @@ class InPlace:
         )
         self._reached = reached
 
+    def _settle_touched(self, session: Session, until: int) -> Facts | None:
+        """Asks which rows were removed unseen up to the log id `until`; the facts of the last answer, if one came."""
+        facts = None
+        for shape in self._state.layout.shapes:
+            # All else that a PUT alone tells is replayed in order.
+            if shape.id in self._compared and not shape.without_rowid:
+                touches = OpenTouches(self.db, shape, until, self.take_tail)
+                facts = touches.settle(session, self.reached.position.id, self._state.schema_digest) or facts
+        return facts
+
     def _commit(
-        self, facts: Facts, answer: Answer, shadows: ShadowPull | None, commit: Callable[[Facts], int]
+        self, until: int, facts: Facts, answer: Answer, shadows: ShadowPull | None, commit: Callable[[Facts], int]
     ) -> State:
         widen_cache(self.db)
-        replay = Replay(self.db, self._shapes, net_only=True, finished=True)
+        replay = Replay(self.db, self._shapes, compared=self._compared, finished=True)
         with transaction(self.db):
-            replay.window(FIRST_ID, facts.head.id)
+            replay.window(FIRST_ID, until)
+            if facts.head.id > until:
+                replay.window(until + 1, facts.head.id)
             replay.finish()
             if shadows:
                 shadows.put()
             apply_facts(self.db, facts, self._state.layout.shapes)
             state = msgspec.structs.replace(
-                moved_to(self._state, facts),
-                line=commit(facts),
-                database_id=answer.database_id,
-                instance=answer.instance,
+                whole(self._state, facts), line=commit(facts), database_id=answer.database_id, instance=answer.instance
             )
             write_state(self.db, state)
         return state

@@ -1,8 +1,8 @@
 """The ladder of a mirror operation: which rung it takes, and what the catalog learns of it.
 
-    layout as it was        compared in place; where rows would have to be replayed in order, in a staging mirror
+    layout as it was        compared in place; where removals are not announced, in a staging mirror
     another layout          a staging mirror: tables that are new or another are copied; those whose capture was
-                            interrupted, or all that the log does not lead to, compared; the others kept
+                            interrupted, or all that the log does not lead to, compared there; the others kept
     no mirror               a staging mirror: all tables are copied
 
 Where the source's history is another one, the old line is kept first, by a snapshot; where the schema changed, what
@@ -26,7 +26,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
-from rollrep.destination.in_place import InPlace, Reached
+from rollrep.destination.in_place import InPlace, Reached, read_reached
 from rollrep.destination.mirror_db import State, open_mirror, state_of, transaction, write_state
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
@@ -97,9 +97,14 @@ class Ladder:
             return None
         return staged
 
+    def reached_staged(self, staged: State) -> Position:
+        """Up to where the source's log came of an operation that was cut."""
+        reached = read_reached(self._store, self._store.staging, staged)
+        return reached.position if reached else staged.position
+
     def take_up_in_place(self, state: State) -> tuple[State, Reached] | None:
         """(the state to ask the source from, how far it is) of an operation on this mirror that was cut."""
-        operation = InPlace(self._store, state, self._pace.count)
+        operation = InPlace(self._store, self._store.mirror, state, self._pace.count)
         reached = operation.take_up()
         if reached is None:
             return None
@@ -157,7 +162,7 @@ class Ladder:
         operation = self._in_place
         if operation is None:
             self._keep_old_line(state, answer)
-            operation = self._in_place = InPlace(self._store, state, self._pace.count)
+            operation = self._in_place = InPlace(self._store, self._store.mirror, state, self._pace.count)
             operation.begin(answer, *self._where_it_begins(answer, state))
         reached = operation.reached
 
@@ -210,9 +215,11 @@ class Ladder:
         for _ in range(MOST_CHANGES):
             try:
                 staged = self._mirroring.copy_tables(self._session, staged)
-                last = self._hello(staged, staged.position, again=True)
+                compared = self._compare_staged(staged) if staged.to_compare else None
+                position = compared.reached.position if compared else staged.position
+                last = self._hello(staged, position, again=True)
                 if last.kind != "mirror":
-                    return self._publish(staged, last)
+                    return self._publish(staged, last, compared)
                 if last.reason != "schema":
                     raise LogOverrun(last.oldest)
             except SchemaChanged:
@@ -223,6 +230,16 @@ class Ladder:
             if last.kind == "mirror":
                 staged = self._mirroring.change_schema(staged, last)
         raise Temporary(f"the schema of {self._store.job} keeps changing", remedy="pull again: it goes on from here")
+
+    def _compare_staged(self, staged: State) -> InPlace:
+        """What differs of the tables that have rows already is gathered beside the staging mirror."""
+        if self._in_place:
+            self._in_place.close()
+        operation = self._in_place = InPlace(self._store, self._store.staging, staged, self._pace.count)
+        if operation.take_up() is None:
+            operation.begin_staged()
+        operation.compare(self._session)
+        return operation
 
     def _fetch_pages(self, staged: State, rows: int) -> State:
         try:
@@ -281,12 +298,20 @@ class Ladder:
                 write_state(db, staged)
         return staged
 
-    def _publish(self, staged: State, last: Answer) -> State:
-        staged, facts = self._mirroring.replay_rest(self._session, staged, last)
-        line = self._line_of(staged.line, staged.began_after, staged.reason, facts)
-        done = self._mirroring.finish(msgspec.structs.replace(staged, line=line), facts, last.instance)
-        self._mirroring.publish()
+    def _publish(self, staged: State, last: Answer, compared: InPlace | None) -> State:
+        def line_of(facts: Facts) -> int:
+            return self._line_of(staged.line, staged.began_after, staged.reason, facts)
+
         self.copied = self._mirroring.copied
+        if compared:
+            done = compared.finish(self._session, last, line_of)
+            self.copied.add(compared.copied)
+            compared.discard()
+            self._in_place = None
+        else:
+            staged, facts = self._mirroring.replay_rest(self._session, staged, last)
+            done = self._mirroring.finish(msgspec.structs.replace(staged, line=line_of(facts)), facts, last.instance)
+        self._mirroring.publish()
         self._seen.drop_beyond(done.line, staged.began_after)
         self._seen.begin(done.line, done.position.id, done.layout.virtuals)
         return done

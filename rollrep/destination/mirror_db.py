@@ -45,12 +45,14 @@ class State(msgspec.Struct, frozen=True):
     """the shape id of the table under way"""
     after_key: tuple[str, ...] | None = None
     """the last key copied of that table"""
+    unsure: bool = False
+    """whether a row that was not copied yet may have replaced one that was, of that table"""
     reason: str = ""
     """why a mirror operation is under way; empty in a finished mirror"""
     began_after: int = 0
     """where the hole of a mirror operation begins"""
     to_compare: tuple[int, ...] = ()
-    """shape ids of which that operation began with the old mirror's rows, and compares them with the source's"""
+    """shape ids of which that operation has rows already, and compares them with the source's"""
     schema_version: int | None = None
     """the source's when the mirror reached `position`, or when the connection began that it was reached on"""
     virtual_as_of: int | None = None
@@ -73,6 +75,13 @@ def stood_still(state: State, facts: Facts) -> State:
 def moved_to(state: State, facts: Facts) -> State:
     """The state when all up to `facts.head` is in the mirror."""
     return msgspec.structs.replace(stood_still(state, facts), position=facts.head, time=facts.time)
+
+
+def whole(state: State, facts: Facts) -> State:
+    """The state when a mirror operation is over, as of `facts`."""
+    return msgspec.structs.replace(
+        moved_to(state, facts), copied=(), copying=0, after_key=None, unsure=False, reason="", to_compare=()
+    )
 
 
 def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = False) -> apsw.Connection:

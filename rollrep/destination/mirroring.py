@@ -10,10 +10,11 @@ source as of its position.  Every step drains the log, so the log that is chased
 the connection holds; after an interruption it goes on where it was.
 
 Where the layout is as it was, the mirror is compared in place; where that is not the way, the staging mirror begins
-as a copy of the mirror, and each table is compared by digests: only the rows that differ are fetched.
+as a copy of the mirror, and what has rows of a table already is compared in place there, once all others are copied.
 
 Readers keep the old mirror until the new one is whole.  Tail rows are replayed in order, because a chunk's
-tail may end between a TOUCHED row and the row it announces.
+tail may end between a TOUCHED row and the row it announces.  A PATCH of a row that is not copied yet finds nothing,
+so it can't remove the row that it replaced at the source: after a PATCH of UNIQUE values a table is compared, too.
 
 Knows: replay, the mirror's state, the wire's session.  Does not know: SSH, the catalog, policies.
 """
@@ -28,22 +29,31 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.clock import monotonic_s
-from rollrep.core.errors import VerifyFailed
-from rollrep.core.nouns import Facts, Layout, Position, Shape
+from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.nouns import Facts, Layout, Op, Position, Shape
 from rollrep.destination import container
-from rollrep.destination.compare import Compared, Comparison
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_log, attach_rows
-from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
+from rollrep.destination.mirror_db import (
+    State,
+    open_mirror,
+    read_state,
+    remove_database,
+    transaction,
+    whole,
+    write_state,
+)
 from rollrep.destination.moved import Copied, Moved, Progress
+from rollrep.destination.net import moved_bits
 from rollrep.destination.pages import count_rows, receive
 from rollrep.destination.replay import Replay, apply_facts
 from rollrep.destination.schema import evolve
 from rollrep.destination.shadow_pull import Answered, ShadowPull
 from rollrep.destination.snapshots import copy_database
 from rollrep.destination.store import TEMPORARY, Store
+from rollrep.query import find_row
 from rollrep.wire.messages import Answer, Batch, Chunk, SendChunk
-from rollrep.wire.session import Session, Tail
+from rollrep.wire.session import Session
 
 SHADOW_BYTES = 64 << 20
 """what is copied of shadow tables at a time; a copy that is under way need not be of one moment, its end is"""
@@ -103,7 +113,11 @@ class Mirroring:
         followed = {shape.id for shape in old.shapes} if old and answer.reason == "schema" else set()
         with transaction(self._db):
             to_copy = {shape.id for shape in evolve(self._db, old, layout, keep=True)}
-            there = [shape.id for shape in layout.shapes if partly and shape.id not in to_copy]
+            there = [
+                shape.id
+                for shape in layout.shapes
+                if partly and shape.id not in to_copy and (shape.touches_logged or shape.id in followed)
+            ]
             state = State(
                 line=line,
                 position=position,
@@ -168,6 +182,7 @@ class Mirroring:
                 schema_version=answer.facts.schema_version,
                 copied=copied,
                 copying=state.copying if state.copying in now_known - to_copy else 0,
+                to_compare=tuple(each for each in state.to_compare if each in now_known),
             )
             write_state(self.db, state)
         return state
@@ -179,14 +194,13 @@ class Mirroring:
         return state
 
     def copy_tables(self, session: Session, state: State) -> State:
-        """Copies every table that is not copied yet.
+        """Copies every table that is neither copied yet nor to be compared.
 
         Raises SchemaChanged and LogOverrun as the session does; what is copied stays copied.
         """
         for shape in state.layout.shapes:
-            if shape.id not in state.copied:
-                copy = self._compare_table if shape.id in state.to_compare else self._copy_table
-                state = copy(session, state, shape)
+            if shape.id not in state.copied and shape.id not in state.to_compare:
+                state = self._copy_table(session, state, shape)
         return state
 
     def replay_rest(self, session: Session, state: State, answer: Answer) -> tuple[State, Facts]:
@@ -216,10 +230,7 @@ class Mirroring:
         """The mirror is whole, as of `facts.head`."""
         with transaction(self.db):
             apply_facts(self.db, facts, state.layout.shapes)
-            state = msgspec.structs.replace(
-                state, position=facts.head, time=facts.time, schema_version=facts.schema_version, instance=instance,
-                copied=(), copying=0, after_key=None, reason="", to_compare=(), virtual_as_of=None,
-            )  # fmt: skip
+            state = msgspec.structs.replace(whole(state, facts), instance=instance)
             write_state(self.db, state)
         return state
 
@@ -262,7 +273,7 @@ class Mirroring:
 
     def _copy_table(self, session: Session, state: State, shape: Shape) -> State:
         if state.copying != shape.id:
-            state = msgspec.structs.replace(state, copying=shape.id, after_key=None)
+            state = msgspec.structs.replace(state, copying=shape.id, after_key=None, unsure=False)
             with transaction(self.db):
                 self.db.execute(f"DELETE FROM main.{sql.name(shape.table)}")
                 write_state(self.db, state)
@@ -287,33 +298,17 @@ class Mirroring:
                 self.copied.tables.append(moved)
                 return state
 
-    def _compare_table(self, session: Session, state: State, shape: Shape) -> State:
-        """Makes the old mirror's rows of one table the source's: only ranges whose digests differ are fetched."""
-        found, began, bytes_before = Compared(), monotonic_s(), session.bytes_received
-
-        def follow(tail: Tail, facts: Facts | None) -> int:
-            nonlocal state
-            if tail:
-                self._attach_tail(*tail)
-                with transaction(self.db):
-                    state = self._replay_tail(state, tail[0])
-                    write_state(self.db, state)
-            return state.position.id
-
-        comparison = Comparison(session, self.db, state.schema_digest, state.position.id, follow, exact=False)
-        moved = Moved(shape.table, "digests")
-        for ranges in comparison.table(shape, found, lambda rows: self._progress(shape.table, rows)):
-            for whole, said, raw in comparison.fetch(shape, ranges):
-                attach_rows(self.db, raw, shape)
-                with transaction(self.db):
-                    comparison.replace_rows(whole)
-                moved.rows += said.rows
-        state = msgspec.structs.replace(state, copied=(*state.copied, shape.id))
-        with transaction(self.db):
-            write_state(self.db, state)
-        moved.bytes, moved.seconds = session.bytes_received - bytes_before, monotonic_s() - began
-        self.copied.tables.append(moved)
-        return state
+    def _copied(self, state: State, shape: Shape) -> State:
+        done = msgspec.structs.replace(state, copying=0, after_key=None, unsure=False)
+        if state.unsure and not shape.touches_logged:
+            # Today's triggers log such a table's UPDATEs as whole rows.
+            raise RollrepError(
+                f"rows of table {shape.table} changed meanwhile, and its log does not tell which were replaced",
+                remedy="on the source's machine, bring its triggers up to date: rollrep source install DATABASE",
+            )
+        if state.unsure:
+            return msgspec.structs.replace(done, to_compare=(*state.to_compare, shape.id))
+        return msgspec.structs.replace(done, copied=(*state.copied, shape.id))
 
     def _apply(
         self, state: State, shape: Shape, tail: tuple[Batch, bytes] | None, chunk: tuple[Chunk, bytes] | None
@@ -333,13 +328,10 @@ class Mirroring:
                     f" SELECT {values} FROM chunk.rows ORDER BY rowid"
                 )
                 state = msgspec.structs.replace(
-                    state,
-                    position=said.facts.head,
-                    time=said.facts.time,
-                    after_key=None if said.complete else said.last_key,
-                    copying=0 if said.complete else shape.id,
-                    copied=(*state.copied, shape.id) if said.complete else state.copied,
+                    state, position=said.facts.head, time=said.facts.time, after_key=said.last_key
                 )
+                if said.complete:
+                    state = self._copied(state, shape)
             write_state(self.db, state)
         if chunk:
             self._progress(shape.table, chunk[0].rows)
@@ -363,14 +355,16 @@ class Mirroring:
         attach_log(self.db, unpack(packed, batch.image.raw_bytes), batch.first, batch.last, batch.shapes)
 
     def _replay_tail(self, state: State, batch: Batch) -> State:
-        started = {
-            shape.id: shape
-            for shape in state.layout.shapes
-            if shape.id in (*state.copied, *state.to_compare, state.copying)
-        }
+        started = {shape.id: shape for shape in state.layout.shapes if shape.id in (*state.copied, state.copying)}
         replay = Replay(self.db, started, in_order=True, ignore_unknown=True)
         self.copied.operations += replay.window(batch.first, batch.last)
-        return msgspec.structs.replace(state, position=Position(batch.epoch, batch.last, batch.proof))
+        unsure = state.unsure or (state.copying in started and self._patches_unique(started[state.copying]))
+        return msgspec.structs.replace(state, position=Position(batch.epoch, batch.last, batch.proof), unsure=unsure)
+
+    def _patches_unique(self, shape: Shape) -> bool:
+        """Whether the log in `batch` changes values of a UNIQUE index."""
+        query = f"SELECT 1 FROM batch.log WHERE shape = ? AND op = {Op.PATCH:d} AND v{shape.width} & ? LIMIT 1"
+        return find_row(self.db, query, (shape.id, moved_bits(shape))) is not None
 
 
 def _fits(before: Layout, now: Layout) -> bool:

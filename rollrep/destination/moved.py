@@ -30,3 +30,15 @@ class Copied:
 
     tables: list[Moved] = dataclasses.field(default_factory=list)
     operations: int = 0
+
+    def add(self, later: Copied) -> None:
+        """What was moved afterwards of the same tables, or of others."""
+        mine = {each.table: each for each in self.tables}
+        for each in later.tables:
+            first = mine.get(each.table)
+            if first is None:
+                self.tables.append(each)
+                continue
+            first.rows, first.seconds = first.rows + each.rows, first.seconds + each.seconds
+            first.bytes = None if None in (first.bytes, each.bytes) else (first.bytes or 0) + (each.bytes or 0)
+        self.operations += later.operations

@@ -164,7 +164,7 @@ class _Pull:
         if state and was_put_back(self._catalog, state):
             state = begin_line_of_its_own(self._store, self._catalog, state)
         if staged:
-            answer = self._hello(staged, staged.position)
+            answer = self._hello(staged, self._ladder.reached_staged(staged))
             if answer.kind != "mirror" or answer.reason == "schema":
                 self._out.answer, self._out.reason = "mirror", staged.reason
                 return self._mirror(answer, state, staged)

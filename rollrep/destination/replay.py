@@ -14,7 +14,7 @@ Knows: SQL of the mirror's tables and of a batch, core.  Does not know: where ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import apsw
 
@@ -22,8 +22,9 @@ from rollrep.core import sql
 from rollrep.core.errors import RollrepError, SchemaProblem
 from rollrep.core.nouns import PREFIX, Facts, Op, Shape
 from rollrep.destination.indexes import LeftOut
-from rollrep.destination.net import key_columns, key_values, replay_net
+from rollrep.destination.net import key_columns, replay_net
 from rollrep.destination.patches import LOGGED
+from rollrep.destination.touched import open_touches
 from rollrep.query import all_rows, find_row, one_value
 
 ROW = f"{PREFIX}row"
@@ -39,8 +40,11 @@ class Replay:
 
     `shapes` says which tables are replayed; rows of other shapes are refused, or left out where
     `ignore_unknown` is set (a mirror operation that has yet to copy their tables).  With `finished` the
-    caller promises to call `finish` before each commit, and indexes may be left out until then.  With
-    `net_only`, OrderNeeded is raised rather than a table replayed in order.
+    caller promises to call `finish` before each commit, and indexes may be left out until then.
+
+    With `net_only`, OrderNeeded is raised rather than a table replayed in order.  Of the shapes `compared`, a window
+    that begins below zero holds rows that were fetched at several moments: a PUT brings all of a row, so that it
+    removes what it removed at the source, but a PATCH may meet values of another moment, and OrderNeeded is raised.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Replay:
         *,
         in_order: bool = False,
         net_only: bool = False,
+        compared: Collection[int] = (),
         ignore_unknown: bool = False,
         finished: bool = False,
     ) -> None:
@@ -57,6 +62,7 @@ class Replay:
         self._shapes = shapes
         self._all_in_order = in_order
         self._net_only = net_only
+        self._compared = compared
         self._ignore_unknown = ignore_unknown
         self._in_order: set[int] = set()
         self._left_out = LeftOut(db) if finished else None
@@ -97,7 +103,8 @@ class Replay:
             or (not shape.touches_logged and self._is_logged(shape, first, last))
             or (Op.TOUCHED in ops and self._has_open_touch(shape, first, last))
         ):
-            if self._net_only:
+            is_of_moments = first < 0 and shape.id in self._compared
+            if self._net_only or (is_of_moments and Op.PATCH in ops):
                 raise OrderNeeded
             self._in_order.add(shape.id)
         self._db.execute("SAVEPOINT one_table")
@@ -123,11 +130,7 @@ class Replay:
         return find_row(self._db, query, (shape.id, last)) is not None
 
     def _has_open_touch(self, shape: Shape, first: int, last: int) -> bool:
-        query = (
-            f"SELECT 1 FROM (SELECT max(id), op FROM batch.log WHERE shape = ? AND id BETWEEN ? AND ?"
-            f" GROUP BY {key_values(shape)}) WHERE op = {Op.TOUCHED:d} LIMIT 1"
-        )
-        return find_row(self._db, query, (shape.id, first, last)) is not None
+        return find_row(self._db, f"{open_touches(shape)} LIMIT 1", (shape.id, first, last)) is not None
 
 
 def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) -> None:

@@ -215,11 +215,12 @@ def _read_all(told: Told) -> bool:
 def _under_way(store: Store) -> UnderWay | None:
     # It may be published, and so be gone, between one call and the next.
     with contextlib.suppress(apsw.Error, msgspec.DecodeError, RollrepError):
-        staged, state = state_of(store.staging), state_of(store.mirror)
-        if staged:
-            return UnderWay(staged.reason, len(staged.layout.shapes), len(staged.copied))
-        if state and (reached := read_reached(store, state)):
-            return UnderWay(reached.reason, len(state.layout.shapes), len(reached.done))
+        for path in (store.staging, store.mirror):
+            if state := state_of(path):
+                reached = read_reached(store, path, state)
+                if reached or state.reason:
+                    done = len(state.copied) + (len(reached.done) if reached else 0)
+                    return UnderWay(reached.reason if reached else state.reason, len(state.layout.shapes), done)
     return None
 
 

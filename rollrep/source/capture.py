@@ -10,7 +10,7 @@ Where nothing can come between a row's write and our AFTER trigger, the values a
 (the application's own triggers, foreign key actions) each trigger reads again what is now behind the
 key, and logs that truth: a PUT where there is a row, a DELETE where there is none.  A PATCH needs OLD to be what
 the log said last, so such tables have none, nor have those without a rowid, whose keys may change in letters
-alone (NOCASE), nor very wide ones.
+alone (NOCASE), nor very wide ones, nor those whose removals can't be announced: a PUT removes again what it replaced.
 
 REPLACE removes rows without firing their DELETE triggers
 (https://www.sqlite.org/lang_conflict.html), so keys that collide on another UNIQUE index are logged
@@ -170,7 +170,7 @@ def _log_new(plan: TablePlan, shape_id: int) -> str:
 def _log_update(plan: TablePlan, shape_id: int) -> str:
     """A PATCH, or a PUT where there are none; of a row that kept its key."""
     shape = plan.shape
-    if shape.without_rowid or shape.width > MASK_BITS:
+    if shape.without_rowid or shape.width > MASK_BITS or not shape.touches_logged:
         return _log_new(plan, shape_id)
     rest, sides = shape.columns[1:], ("new", "old")
     changed = {column: _changed(plan, column) for column in rest}
