@@ -275,8 +275,8 @@ MUTANTS = (
     Mutant(
         "a row that was not copied yet replaces none that was",
         "destination/mirroring.py",
-        "unsure = state.unsure or (",
-        "unsure = False and (",
+        "unsure = state.unsure or any(",
+        "unsure = False and any(",
         REPLACED + "replaced_row_is_gone_when_the_row_that_replaced_it_was_not_copied_yet",
     ),
     Mutant(

@@ -358,7 +358,8 @@ class Mirroring:
         started = {shape.id: shape for shape in state.layout.shapes if shape.id in (*state.copied, state.copying)}
         replay = Replay(self.db, started, in_order=True, ignore_unknown=True)
         self.copied.operations += replay.window(batch.first, batch.last)
-        unsure = state.unsure or (state.copying in started and self._patches_unique(started[state.copying]))
+        logged = [shape for shape in batch.shapes if shape.id == state.copying]
+        unsure = state.unsure or any(map(self._patches_unique, logged))
         return msgspec.structs.replace(state, position=Position(batch.epoch, batch.last, batch.proof), unsure=unsure)
 
     def _patches_unique(self, shape: Shape) -> bool:
