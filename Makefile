@@ -3,11 +3,16 @@
 #   PYTHON=python3.12      which Python makes .venv (3.11 or newer)
 #   ARGS="-k restore -x"   passed on to pytest, to the demo or to the benchmark
 #   WORKERS=4              how many processes the tests run in
+#   ROOM=/tmp              where the tests' databases lie
 #   SEED=17, SEEDS=1000    one run of the simulation; so many
 
 PYTHON  ?= python3
 WORKERS ?= logical
 ARGS    ?=
+
+# In memory where that has room and may hold programs: a disk's syncs are most of what the tests wait for.
+ROOM    ?= $(or $(shell findmnt --noheadings --types tmpfs --output OPTIONS,AVAIL --bytes /dev/shm 2>/dev/null | \
+             awk '$$1 !~ /noexec/ && $$2 > 2e9 { print "/dev/shm"; exit }'),$(or $(TMPDIR),/tmp))
 
 LOCK   := requirements-dev.lock
 PLUGIN := plugins/rollrep-ping
@@ -36,7 +41,7 @@ demo: $(STAMP)
 	@$(BIN)/python fixtures/demo.py $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --doctest-modules rollrep plugins tests $(ARGS)
+	@TMPDIR=$(ROOM) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --doctest-modules rollrep plugins tests $(ARGS)
 
 # The order of Python's sets is part of what a seed decides.
 sim: $(STAMP)
