@@ -101,7 +101,7 @@ class LeafPages:
     def _seen(self, ask: Callable[[], T]) -> tuple[list[bytes], T | None]:
         """The leaves that SQLite read for an answer, and the answer; None where it would have read too many."""
         # The schema has leaves too, which are read when it has changed.
-        find_row(self.db, "SELECT 1 FROM main.sqlite_schema LIMIT 1")
+        find_row(self.db, "SELECT 1 FROM main.sqlite_schema LIMIT 0")
         self.db.execute("PRAGMA shrink_memory").fetchall()
         pages: list[bytes] = []
         self._watch.look(pages, self.page_size, self._most)

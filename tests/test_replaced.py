@@ -209,7 +209,7 @@ def test_every_row_is_asked_for_when_more_were_touched_than_one_message_holds(
     pair.pull()
     spans = [rowids(span) for each in asked for span in each]
     assert sum(end[1] - (end[1] - 1 if end[0] is None else end[0]) for end in spans) == 45
-    assert (len(asked) == 3) == (most == 512)
+    assert (len(asked) == 2) == (most == 512)
     pair.same()
 
 

@@ -32,7 +32,7 @@ import apsw
 import msgspec
 
 from rollrep.core.clock import monotonic_s
-from rollrep.core.nouns import Facts, Position, Shape
+from rollrep.core.nouns import Facts, Op, Position, Shape
 from rollrep.destination.container import disk_room, unpack
 from rollrep.destination.forgotten_spans import Spans
 from rollrep.destination.images import attach_log
@@ -52,7 +52,7 @@ from rollrep.destination.shadow_pull import ShadowPull
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
 from rollrep.destination.touched import OpenTouches
-from rollrep.query import find_row, one_value
+from rollrep.query import all_rows, find_row, one_value
 from rollrep.wire.forgotten_ranges import WHOLE, beyond
 from rollrep.wire.images import log_table, log_width
 from rollrep.wire.messages import Answer, Key, KeyRange
@@ -219,15 +219,20 @@ class InPlace:
         """Log rows that follow what was gathered, or overlap with it."""
         assert tail is not None, "there is something to take"
         batch, packed = tail
-        if not {shape.id for shape in batch.shapes} <= self._shapes.keys():
+        known = [shape for shape in batch.shapes if shape.id in self._shapes]
+        if len(known) < len(batch.shapes) and not self._state.reason:
             raise SchemaChanged
         attach_log(self.db, unpack(packed, batch.image.raw_bytes), batch.first, batch.last, batch.shapes, name="image")
         reached = self.reached.position.id
         if batch.last > reached:
-            columns = ", ".join(["id", "at", "shape", "op", *(f"v{n}" for n in range(log_width(batch.shapes)))])
+            columns = ", ".join(["id", "at", "shape", "op", *(f"v{n}" for n in range(log_width(known)))])
+            # A staging mirror begins before the schema changed: all that is compared was read after the other shapes.
+            shapes = ", ".join(map(str, [0, *(shape.id for shape in known)]))
             with self._gathering():
                 self.db.execute(
-                    f"INSERT INTO batch.log({columns}) SELECT {columns} FROM image.log WHERE id > ?", (reached,)
+                    f"INSERT INTO batch.log({columns}) SELECT {columns} FROM image.log"
+                    f" WHERE id > ? AND shape IN ({shapes})",
+                    (reached,),
                 )
                 self.copied.operations += self.db.changes()
                 position = Position(batch.epoch, batch.last, batch.proof)
@@ -295,9 +300,11 @@ class InPlace:
     def _settle_touched(self, session: Session, until: int) -> Facts | None:
         """Asks which rows were removed unseen up to the log id `until`; the facts of the last answer, if one came."""
         facts = None
+        query = f"SELECT DISTINCT shape FROM batch.log WHERE op = {Op.TOUCHED:d} AND id BETWEEN 1 AND ?"
+        touched = {shape for (shape,) in all_rows(self.db, query, (until,))}
         for shape in self._state.layout.shapes:
-            # All else that a PUT alone tells is replayed in order.
-            if shape.id in self._compared and not shape.without_rowid:
+            # Without PATCHes, as where there is no rowid, a table is replayed in order.
+            if shape.id in touched & self._compared and not shape.without_rowid:
                 touches = OpenTouches(self.db, shape, until, self.take_tail)
                 facts = touches.settle(session, self.reached.position.id, self._state.schema_digest) or facts
         return facts
