@@ -28,6 +28,7 @@ from rollrep.transport.tail import Tail
 
 _GRACE_S = 1.0
 _EXIT_WAIT_S = 2.0
+_WAIT_S = 1.0
 _DRAIN_WAIT_S = 0.5
 
 
@@ -126,8 +127,11 @@ class LocalStream:
         # poll and not select: select can't take a descriptor above 1,023.
         poll = select.poll()
         poll.register(pipe.fileno(), event)
-        if not poll.poll(self._stall_timeout_s * 1000):
-            raise Temporary(f"{what} the child process for {self._stall_timeout_s:g} s")
+        deadline = time.monotonic() + self._stall_timeout_s
+        # In short waits: Python sees a signal that came just before one when it is over.
+        while not poll.poll(min(_WAIT_S, max(0.0, deadline - time.monotonic())) * 1000):
+            if time.monotonic() >= deadline:
+                raise Temporary(f"{what} the child process for {self._stall_timeout_s:g} s")
 
     def _end(self) -> None:
         """Waits a moment for the end of stdin to do its work, then ends the whole group."""
