@@ -111,6 +111,12 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """For tests of what is refused, which change no file."""
+    return Place(tmp_path_factory.mktemp("pulled")).pulled()
+
+
 def only_object(text: str) -> dict[str, Any]:
     """The one JSON object that `text` is, on one line."""
     assert text.endswith("\n") and text.count("\n") == 1, text
@@ -553,9 +559,8 @@ def test_restore_leaves_a_folder_when_it_is_forced_upon_one(place: Place) -> Non
      ("2099-01-01", "after the newest"), ("@99999999999", "after the newest"),
      ("2001-01-01T00:00:00Z", "before the first"), ("20y ago", "before the first")],
 )  # fmt: skip
-def test_restore_says_what_exists_when_the_moment_does_not(place: Place, at: str, holding: str) -> None:
-    place.pulled()
-    refusal(place, 17, ("restore", "shop", "--at", at, "-o", place.folder / "out.db"), holding)
+def test_restore_says_what_exists_when_the_moment_does_not(pulled: Place, at: str, holding: str) -> None:
+    refusal(pulled, 17, ("restore", "shop", "--at", at, "-o", pulled.folder / "out.db"), holding)
 
 
 def test_restore_names_a_command_that_works_when_the_moment_is_before_the_first(place: Place) -> None:
@@ -570,9 +575,8 @@ def test_restore_names_a_command_that_works_when_the_moment_is_before_the_first(
     "at", ["17", "01/02", "10", "14:30", "", " ", "point:", "point:x", "label:", "pont:3", "2026-13-01", "2026-02-30",
            "yesterday at 25:00", "2h", "soon", "@", "@x", "id:-1", "12h30 agoo", "2026-11-22 25:00", "\u0661\u0662", "point:1;drop"]
 )  # fmt: skip
-def test_restore_refuses_a_moment_when_it_is_none(place: Place, at: str) -> None:
-    place.pulled()
-    refusal(place, 2, ("restore", "shop", "--at", at, "-o", place.folder / "out.db"))
+def test_restore_refuses_a_moment_when_it_is_none(pulled: Place, at: str) -> None:
+    refusal(pulled, 2, ("restore", "shop", "--at", at, "-o", pulled.folder / "out.db"))
 
 
 def test_restore_says_which_moment_it_took_when_asked_for_a_time(place: Place) -> None:

@@ -101,20 +101,18 @@ def test_hole_and_line_are_named_when_the_log_was_lost(place: Place) -> None:
     assert history(place, "account", "7")[-1].endswith("note='x'")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "facts", "remedy"),
-    [
-        (("acount", "7"), 2, "in all that is known there is no table acount", "did you mean account?"),
-        (("account", "x"), 2, "'x' is no id of account", "whole number"),
-        (("account", "77"), 17, "no row 77 of account", "rollrep query shop"),
-        (("pair", "x"), 2, "1 of the 2 values", "a=... b=..."),
-        (("mail", "zz"), 2, "no row of mail is so", "SELECT rowid FROM mail"),
-    ],
-)
-def test_history_refuses_when_there_is_no_such_row(
-    place: Place, arguments: tuple[str, ...], code: int, facts: str, remedy: str
-) -> None:
-    assert remedy in refusal(place, code, ("history", "shop", *arguments), facts)
+REFUSED = [
+    (("acount", "7"), 2, "in all that is known there is no table acount", "did you mean account?"),
+    (("account", "x"), 2, "'x' is no id of account", "whole number"),
+    (("account", "77"), 17, "no row 77 of account", "rollrep query shop"),
+    (("pair", "x"), 2, "1 of the 2 values", "a=... b=..."),
+    (("mail", "zz"), 2, "no row of mail is so", "SELECT rowid FROM mail"),
+]
+
+
+def test_history_refuses_when_there_is_no_such_row(place: Place) -> None:
+    for arguments, code, facts, remedy in REFUSED:
+        assert remedy in refusal(place, code, ("history", "shop", *arguments), facts)
 
 
 def test_history_refuses_when_a_segment_is_damaged(place: Place) -> None:

@@ -37,7 +37,7 @@ from rollrep.source.tables import Limits
 
 SCHEMAS = ("django", "rails", "bookmarks", "recorder", "notes")
 ONLY = os.environ.get("ROLLREP_SEED")
-SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "24")))
+SEEDS = [int(ONLY)] if ONLY else range(int(os.environ.get("ROLLREP_SEEDS", "10")))
 
 
 class Life:
