@@ -128,6 +128,8 @@ IGNORED = "INSERT OR IGNORE INTO seat(hall, place) VALUES (5, 12)"
     [
         (TAKEN, ""),
         (IGNORED, ""),
+        (f"{IGNORED}; {IGNORED}", ""),
+        (f"{IGNORED}; {TAKEN}", ""),
         (TAKEN, "INSERT INTO seat VALUES (12, 90, 90, 'again')"),
         (TAKEN, "INSERT INTO seat VALUES (12, 90, 90, 'again'); DELETE FROM seat WHERE id = 12"),
         (IGNORED, "UPDATE seat SET guest = 'changed' WHERE id = 12"),

@@ -109,8 +109,10 @@ class OpenTouches:
                 " OR (n.op IS NULL AND o.k NOT IN (SELECT v0 FROM chunk.rows))))",
                 (self._shape.id, self._until, *settled),
             )
+            # Those before it, too: else one of them would be the last.
             self._db.execute(
-                f"DELETE FROM batch.log WHERE op = {Op.TOUCHED:d} AND id IN (SELECT id FROM temp.{OPEN} WHERE k <= ?)",
-                settled,
+                f"DELETE FROM batch.log WHERE op = {Op.TOUCHED:d} AND shape = ? AND id <= ?"
+                f" AND v0 IN (SELECT k FROM temp.{OPEN} WHERE k <= ?)",
+                (self._shape.id, self._until, *settled),
             )
             self._db.execute(f"DELETE FROM temp.{OPEN} WHERE k <= ?", settled)
