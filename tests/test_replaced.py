@@ -13,7 +13,7 @@ import pytest
 from pair import Pair
 from sources import pull_once
 
-from rollrep.core.errors import RollrepError, Temporary
+from rollrep.core.errors import RollrepError, Temporary, VerifyFailed
 from rollrep.destination import touched
 from rollrep.destination.in_place import InPlace
 from rollrep.destination.mirroring import Mirroring
@@ -244,6 +244,18 @@ def test_settling_is_gone_on_with_when_the_line_was_cut(
         patched.setattr(Sweep, "run", None)
         pair.pull()
     pair.same()
+
+
+@pytest.mark.parametrize(("key", "said"), [("i:-5", "does not go on"), ("t:61", "no whole number")])
+def test_source_is_refused_when_it_does_not_go_on_with_what_was_touched(
+    key: str, said: str, pair: BusyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start()
+    pair.fall_off()
+    pair.before_asking(messages.SendStretch, 3, lambda: pair.do(TAKEN))
+    monkeypatch.setattr(touched, "answered", lambda ranges, _: ([messages.KeyRange(None, (key,))], ranges))
+    with pytest.raises(VerifyFailed, match=said):
+        pair.pull()
 
 
 def test_replaced_row_is_gone_when_the_row_that_replaced_it_was_not_copied_yet(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import apsw
 
+from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import PREFIX, Facts, Op, Shape
 from rollrep.destination.answers import answered
 from rollrep.destination.container import unpack
@@ -62,7 +63,8 @@ class OpenTouches:
     def settle(self, session: Session, position: int, schema_digest: str) -> Facts | None:
         """Makes a DELETE of each that was removed, and leaves none; gives the facts of the last answer, if one came.
 
-        Call it outside of transactions.  Raises SchemaChanged and LogOverrun as the session does.
+        Call it outside of transactions.  Raises VerifyFailed where the source answers something else, SchemaChanged
+        and LogOverrun as the session does.
         """
         self._db.execute(f"CREATE TEMP TABLE {OPEN}(k INTEGER PRIMARY KEY, id)")
         facts = None
@@ -82,6 +84,11 @@ class OpenTouches:
                 whole, _ = answered(ranges, said)
                 attach_rows(self._db, unpack(packed, said.image.raw_bytes), self._shape)
                 self._take_rows(whole[-1])
+            # What is left of them says nothing more, and behind one that goes another may stand.
+            self._db.execute(
+                f"DELETE FROM batch.log WHERE op = {Op.TOUCHED:d} AND shape = ? AND id <= ?",
+                (self._shape.id, self._until),
+            )
         finally:
             self._db.execute(f"DROP TABLE temp.{OPEN}")
         return facts
@@ -99,20 +106,18 @@ class OpenTouches:
     def _take_rows(self, last: KeyRange) -> None:
         """`chunk.rows` holds all rows of those keys that are not beyond the range `last`."""
         ends = rowids(last)
-        assert ends is not None, "keys are whole numbers"
-        settled = (ends[1],)
+        if ends is None:
+            raise VerifyFailed(f"the source sent a key of {self._shape.table} that is no whole number")
         with transaction(self._db):
             self._db.execute(
                 f"UPDATE batch.log SET op = {Op.DELETE:d} WHERE id IN (SELECT o.id FROM temp.{OPEN} o LEFT JOIN"
                 " (SELECT v0 AS k, min(id), op FROM batch.log WHERE shape = ? AND id > ? GROUP BY v0) n ON n.k = o.k"
                 f" WHERE o.k <= ? AND (n.op = {Op.PUT:d}"
                 " OR (n.op IS NULL AND o.k NOT IN (SELECT v0 FROM chunk.rows))))",
-                (self._shape.id, self._until, *settled),
+                (self._shape.id, self._until, ends[1]),
             )
-            # Those before it, too: else one of them would be the last.
-            self._db.execute(
-                f"DELETE FROM batch.log WHERE op = {Op.TOUCHED:d} AND shape = ? AND id <= ?"
-                f" AND v0 IN (SELECT k FROM temp.{OPEN} WHERE k <= ?)",
-                (self._shape.id, self._until, *settled),
-            )
-            self._db.execute(f"DELETE FROM temp.{OPEN} WHERE k <= ?", settled)
+            self._db.execute(f"DELETE FROM temp.{OPEN} WHERE k <= ?", (ends[1],))
+            if not self._db.changes():
+                raise VerifyFailed(
+                    f"the source says that there are more rows of {self._shape.table}, and does not go on"
+                )
