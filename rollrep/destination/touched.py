@@ -22,6 +22,7 @@ from rollrep.core.nouns import PREFIX, Facts, Op, Shape
 from rollrep.destination.answers import answered
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_rows
+from rollrep.destination.leaves import LEAST
 from rollrep.destination.mirror_db import transaction
 from rollrep.destination.net import key_values
 from rollrep.query import all_rows
@@ -32,8 +33,6 @@ from rollrep.wire.session import Session, Tail
 OPEN = f"{PREFIX}open"
 MOST_KEYS = 512
 """asked for in one message"""
-LEAST = -(1 << 63)
-"""of SQLite's whole numbers"""
 
 
 def open_touches(shape: Shape) -> str:
