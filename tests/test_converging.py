@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import apsw
 import oracle
 import pytest
 from killed_puller import KILLED, KilledPuller, counted_calls, killed_puller
@@ -186,10 +185,8 @@ def _looked(pair: Pair) -> tuple[State | None, set[int]]:
     """(what the mirror is, shape ids of the tables that the operation has finished)."""
     state = state_of(pair.store.mirror)
     done: set[int] = set()
-    # Killed before its table was made, an operation has not begun.
-    with contextlib.suppress(apsw.SQLError):
-        if state and (reached := read_reached(pair.store, pair.store.mirror, state)):
-            done = set(reached.done)
+    if state and (reached := read_reached(pair.store, pair.store.mirror, state)):
+        done = set(reached.done)
     if pair.store.staging.is_file() and (staged := state_of(pair.store.staging)):
         done = set(staged.copied)
         if reached := read_reached(pair.store, pair.store.staging, staged):

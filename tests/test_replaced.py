@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import oracle
@@ -243,6 +244,26 @@ def test_settling_is_gone_on_with_when_the_line_was_cut(
     with monkeypatch.context() as patched:
         patched.setattr(Sweep, "run", None)
         pair.pull()
+    pair.same()
+
+
+@pytest.mark.parametrize("left", [b"", b"no database, but longer than a header of one" * 30])
+@pytest.mark.parametrize("way", WAYS)
+def test_comparing_begins_anew_when_it_died_before_its_file_was_whole(
+    way: str, left: bytes, pair: BusyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start()
+    pair.fall_off()
+    pair.do(WAYS[way])
+    with monkeypatch.context() as patched:
+        patched.setattr(Sweep, "run", Mock(side_effect=Temporary("cut", remedy="again")))
+        with pytest.raises(Temporary):
+            pair.pull()
+    assert pair.store.staging.exists() == (way == STAGED)
+    for path in pair.store.folder.glob("mirror.changes.db*"):
+        path.unlink()
+    pair.store.changes.write_bytes(left)
+    pair.pull()
     pair.same()
 
 

@@ -91,12 +91,14 @@ class Reached(msgspec.Struct, frozen=True):
 
 def read_reached(store: Store, path: Path, state: State) -> Reached | None:
     """How far an operation on the mirror at `path` is, which `state` describes; None where there is none."""
-    if not store.changes.is_file():
-        return None
-    with contextlib.closing(apsw.Connection(str(store.changes), flags=apsw.SQLITE_OPEN_READWRITE)) as side:
-        side.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        row = find_row(side, "SELECT body FROM reached")
-    found = msgspec.json.decode(row[0], type=Reached) if row else None
+    found = None
+    # It may have died before the file was whole, or be another rollrep's.
+    with contextlib.suppress(apsw.SQLError, apsw.NotADBError, apsw.CorruptError, msgspec.DecodeError):
+        if store.changes.is_file():
+            with contextlib.closing(apsw.Connection(str(store.changes), flags=apsw.SQLITE_OPEN_READWRITE)) as side:
+                side.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                row = find_row(side, "SELECT body FROM reached")
+            found = msgspec.json.decode(row[0], type=Reached) if row else None
     return found if found and (found.mirror, found.base) == (path.name, state.position) else None
 
 
@@ -119,17 +121,11 @@ class InPlace:
 
     def take_up(self) -> Reached | None:
         """How far an operation is that was cut; None where there is none for this mirror."""
-        if not self._store.changes.is_file():
-            return None
-        found = None
-        with contextlib.suppress(apsw.SQLError, apsw.NotADBError, apsw.CorruptError, msgspec.DecodeError):
-            self._open()
-            row = find_row(self.db, "SELECT body FROM batch.reached")
-            found = msgspec.json.decode(row[0], type=Reached) if row else None
-        fits = (self._path.name, self._state.position, self._state.schema_digest)
-        if found is None or (found.mirror, found.base, found.schema_digest) != fits:
+        found = read_reached(self._store, self._path, self._state)
+        if found is None or found.schema_digest != self._state.schema_digest:
             self.discard()
             return None
+        self._open()
         self._reached = found
         return found
 
