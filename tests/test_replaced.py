@@ -279,6 +279,20 @@ def test_source_is_refused_when_it_does_not_go_on_with_what_was_touched(
         pair.pull()
 
 
+@pytest.mark.parametrize("mirror", [False, True], ids=["followed", "mirrored again"])
+def test_touched_row_is_as_it_was_when_its_key_is_no_text(mirror: bool, pair: BusyPair) -> None:
+    pair.start()
+    pair.do("INSERT INTO pair VALUES (CAST(x'ff' AS TEXT), 1, 9000)")
+    pull_once(pair.store, pair.path)
+    ignored = "INSERT OR IGNORE INTO pair VALUES ('other', 1, 9000)"
+    if mirror:
+        pair.before_asking(messages.SendStretch, 2, lambda: pair.do(ignored), table="pair")
+    else:
+        pair.do(ignored)
+    pull_once(pair.store, pair.path, mirror=mirror)
+    pair.same()
+
+
 def test_replaced_row_is_gone_when_the_row_that_replaced_it_was_not_copied_yet(
     pair: BusyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

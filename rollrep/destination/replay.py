@@ -130,7 +130,9 @@ class Replay:
         return find_row(self._db, query, (shape.id, last)) is not None
 
     def _has_open_touch(self, shape: Shape, first: int, last: int) -> bool:
-        return find_row(self._db, f"{open_touches(shape)} LIMIT 1", (shape.id, first, last)) is not None
+        # Not the key itself, which may be text that is none.
+        query = f"SELECT 1 FROM ({open_touches(shape)}) LIMIT 1"
+        return find_row(self._db, query, (shape.id, first, last)) is not None
 
 
 def replay_in_order(db: apsw.Connection, shape: Shape, first: int, last: int) -> None:
