@@ -87,8 +87,8 @@ BUGS = (
         "destination/mirroring.py",
         "            container.sync_file(copy)\n",
         "",
-        "power_lost log_rolls_over",
-        21,
+        "power_lost migration",
+        49,
     ),
     Bug(
         "a forgotten key proves a position without its time",
