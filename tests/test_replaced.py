@@ -166,10 +166,8 @@ def test_replaced_row_is_gone_when_its_table_is_compared_meanwhile(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_row_is_lost_when_the_mirror_knows_half_of_a_place(
-    way: str, pair: BusyPair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mirror's 1500 is at another place still: of a PATCH of the hall alone, it would be where 12 is."""
+def test_no_row_is_lost_when_the_mirror_knows_half_of_a_place(way: str, pair: BusyPair) -> None:
+    """The mirror's 1512 is at another place still: of a PATCH of the hall alone, it would be where 12 is."""
     pair.start(SEAT.replace("i, i % 7, i,", "i, i, i % 100,") + OTHERS)
     pair.do("UPDATE seat SET place = 5000 WHERE id = 1512")
     pair.fall_off()

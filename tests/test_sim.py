@@ -225,4 +225,4 @@ def test_simulation_finds_a_bug_that_was_put_in_on_purpose(bug: Bug, tmp_path: P
     """With one seed that is known to find it; `python tests/sim_bugs.py` searches for such seeds."""
     done = simulate_in(put_into_a_copy(bug, tmp_path), bug, bug.seed)
     assert done.returncode == 1, f"seed {bug.seed} finds nothing any more: search one with sim_bugs.py"
-    assert re.search(r"Finding|AssertionError|CorruptError: database disk image", done.stderr), done.stderr[-2_000:]
+    assert re.search(r"Finding|AssertionError", done.stderr), done.stderr[-2_000:]

@@ -17,7 +17,7 @@ import sqlite_statements
 from statements import Tally, chosen, corpus, run_file
 
 SHARE = 1 if os.environ.get("ROLLREP_STATEMENTS") == "all" else 20
-PARTS = 4
+PARTS = 3
 
 
 def test_statements_are_those_in_braces_when_taken_out_of_tcl() -> None:
@@ -35,9 +35,9 @@ def test_mirror_is_the_source_when_sqlites_own_statements_run(part: int, tmp_pat
         tmp_path.mkdir()
     assert (tally.wrong, tally.unlike) == ([], [])
     counts = tally.counts
-    assert counts["statements"] > 50
+    assert counts["statements"] > 100
     assert counts["points"] > 5
-    assert counts["pulls"] > 10
+    assert counts["pulls"] > 15
     # Nearly every database is compared with its twin to the end, and few statements are left out.
     assert counts["twins given up"] * 8 < counts["twins"]
     assert counts["left out"] * 10 < counts["statements"]

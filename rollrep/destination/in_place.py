@@ -85,8 +85,6 @@ class Reached(msgspec.Struct, frozen=True):
     """shape ids"""
     doing: int = 0
     after: Key | None = None
-    moved: tuple[tuple[str, int], ...] = ()
-    """rows that were fetched of each table that is done"""
 
 
 def read_reached(store: Store, path: Path, state: State) -> Reached | None:
@@ -297,10 +295,10 @@ class InPlace:
         """Asks which rows were removed unseen up to the log id `until`; the facts of the last answer, if one came."""
         facts = None
         query = f"SELECT DISTINCT shape FROM batch.log WHERE op = {Op.TOUCHED:d} AND id BETWEEN 1 AND ?"
-        touched = {shape for (shape,) in all_rows(self.db, query, (until,))}
+        touched = self._compared & {shape for (shape,) in all_rows(self.db, query, (until,))}
         for shape in self._state.layout.shapes:
             # Without PATCHes, as where there is no rowid, a table is replayed in order.
-            if shape.id in touched & self._compared and not shape.without_rowid:
+            if shape.id in touched and not shape.without_rowid:
                 touches = OpenTouches(self.db, shape, until, self.take_tail)
                 facts = touches.settle(session, self.reached.position.id, self._state.schema_digest) or facts
         return facts
