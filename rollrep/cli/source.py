@@ -31,7 +31,6 @@ from rollrep.source.makeable import references_to_no_key
 from rollrep.source.tables import Limits
 
 DEFAULTS = Limits()
-QUIESCE_DEADLINE_S = 10.0
 
 database = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 

@@ -171,11 +171,6 @@ class Catalog:
                 log_id = segment.last
         return found
 
-    def segments_through(self, line: int, log_id: int) -> list[Segment]:
-        """Segments of `line` that end at or before `log_id`."""
-        found = all_rows(self._db, "SELECT * FROM segment WHERE line = ? AND last <= ? ORDER BY first", (line, log_id))
-        return [Segment(*each) for each in found]
-
     def drop_segment(self, segment: Segment) -> None:
         self._db.execute("DELETE FROM segment WHERE line = ? AND first = ?", (segment.line, segment.first))
 

@@ -233,7 +233,7 @@ class InPlace:
                 self._write(msgspec.structs.replace(self.reached, position=position))
         return self.reached.position.id
 
-    def take_rows(self, ranges: Sequence[KeyRange], bytes_packed: int) -> None:
+    def take_rows(self, ranges: Sequence[KeyRange]) -> None:
         assert self._sweep is not None, "rows come of a sweep"
         with self._gathering():
             rows = self._sweep.replace(self.reached.doing, ranges, self.reached.next_id)

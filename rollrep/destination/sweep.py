@@ -76,7 +76,7 @@ class Taker(Protocol):
     def take_tail(self, tail: Tail) -> int:
         """The log that came with an answer; gives the log id that is reached."""
 
-    def take_rows(self, ranges: Sequence[KeyRange], bytes_packed: int) -> None:
+    def take_rows(self, ranges: Sequence[KeyRange]) -> None:
         """`chunk.rows` holds all rows of the source within `ranges`."""
 
     def settled(self, after: Key | None, rows: int) -> None:
@@ -351,7 +351,7 @@ class Sweep:
         if said.rows:
             self._is_wide = len(packed) > WIDE_BYTES * said.rows
         attach_rows(self._db, unpack(packed, said.image.raw_bytes), self._shape)
-        self._taker.take_rows(whole, len(packed))
+        self._taker.take_rows(whole)
 
     def _want_leaves(self, stretch: int, span: KeyRange, *, begins: bool = False) -> None:
         how: ByLeaves = "each" if self._each_leaf else "as one"
