@@ -107,9 +107,7 @@ def cell_digests(cells: Iterable[bytes], page_size: int, key: str) -> list[bytes
     spilled, sha256, secret = _least_spilled(page_size), hashlib.sha256, key.encode()[:MOST_KEY_BYTES]
     # The key before the cell, not a hash that takes keys: processors have instructions for SHA-256.
     return [
-        sha256(secret + cell).digest()[:CELL_BYTES]
-        if len(cell) < spilled or not _spills(cell, page_size)
-        else NO_CELL
+        sha256(secret + cell).digest()[:CELL_BYTES] if len(cell) < spilled or not _spills(cell, page_size) else NO_CELL
         for cell in cells
     ]
 
