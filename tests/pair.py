@@ -26,6 +26,8 @@ class Pair:
         self.path = folder / "app.db"
         self.store = Store(folder / "store", "job")
         self.db = apsw.Connection(str(self.path))
+        self.damaged: list[str] = []
+        """names of the files that the last restore went around"""
 
     def create(self, schema: str, limits: Limits) -> None:
         """Creates the schema and installs the log."""
@@ -50,7 +52,8 @@ class Pair:
     def restored(self, point: CatalogPoint) -> Path:
         output = self.folder / "restored.db"
         with Catalog(self.store.catalog) as catalog:
-            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+            made = restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+        self.damaged = [path.name for path in made.damaged]
         return output
 
     def same_at(self, log_id: int, kept: Path) -> None:

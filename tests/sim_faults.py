@@ -467,7 +467,7 @@ def repaired(run: Run, why: str, *, must_differ: bool) -> None:
     run.reader.paused = False
 
 
-@injection("X22 X40", "one bit of an archived file is flipped: verify names it; then it is put right", 1)
+@injection("X22 X40", "one bit of an archived file is flipped: verify names it; then it is put right, or put aside", 1)
 def bit_rots(run: Run) -> None:
     files = sorted([*run.store.archive.rglob("*.segment"), *run.store.snapshots.glob("*.snapshot")])
     if not files or not run.store.catalog.exists():
@@ -488,8 +488,15 @@ def bit_rots(run: Run) -> None:
     assert file.name in " ".join(f"{each.path} {each.text}" for each in found.problems), (
         f"bit {at} of {file.name}: not seen"
     )
-    file.write_bytes(sound)
     run.saw("named by verify")
+    if mended := run.rng.random() < 0.5:
+        run.saw("put aside")
+    else:
+        file.write_bytes(sound)
+    with run.disk.acting("pull"):
+        verifying.verify_rest(run.config, run.job, lambda *_: None, repair=mended)
+        found = verifying.verify_rest(run.config, run.job, lambda *_: None).at_rest
+    assert file.name not in " ".join(f"{each.path} {each.text}" for each in found.problems), "damage without an end"
 
 
 def snapshot_it(run: Run, catalog: Catalog) -> None:

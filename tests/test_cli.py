@@ -529,10 +529,10 @@ def test_index_that_has_another_row_is_found_when_a_restore_is_verified(place: P
     quick = place.run("restore", "shop", "--output", "quick.db")
     assert (quick.returncode, "structure ok" in quick.stdout) == (0, True), quick.stderr
     done = place.run("restore", "shop", "--output", "out.db", "--verify")
-    assert (done.returncode, "missing from index hall_v" in done.stderr) == (16, True), done.stderr
-    assert not (place.folder / "out.db").exists()
+    assert (done.returncode, f"{place.mirror()} is damaged, and was not used" in done.stderr) == (0, True), done.stderr
+    assert "missing from index hall_v" in place.run("verify", "shop").stdout
     sound = only_object(
-        place.run("restore", "shop", "--at", "point:1", "--output", "out.db", "--verify", "--json").stdout
+        place.run("restore", "shop", "--at", "point:1", "--output", "more.db", "--verify", "--json").stdout
     )
     assert sound["verified"] is True
 
@@ -762,7 +762,7 @@ def test_verify_ends_with_16_and_says_what_differs_when_the_mirror_was_edited(pl
     assert place.told("verify", "shop")["schema"] == "rollrep.verify/1"
     place.good("check", "shop")
     assert place.run("verify", "shop", "--against-source", "--table", "nothing").returncode == 2
-    assert place.run("verify", "shop", "--repair").returncode == 2
+    assert place.run("verify", "shop", "--table", "t").returncode == 2
     [segment] = (place.store / "shop" / "snapshots").glob("*-1-*.snapshot")
     segment.write_bytes(segment.read_bytes()[:-1])
     done = place.run("verify", "shop")

@@ -212,6 +212,9 @@ def test_damage_is_named_and_the_rest_restores_when_any_byte_of_a_joined_segment
         with pytest.raises(VerifyFailed, match=path.name):
             pair.same_at(*points[1])
         assert any(path.name in each for each in problems(pair))
+        assert not pair.points_at(points[1][0])
+        with Catalog(pair.store.catalog) as catalog:
+            catalog.know_damaged(())
     for each in points[6:]:
         pair.same_at(*each)
     # It is left alone by the next compaction, and so is what stands beside it.

@@ -110,7 +110,7 @@ def restore_command(
         restored = restore(
             store, catalog, chosen, output.absolute(), force=force, progress=progress, every_index=verify
         )
-        for sentence in restored_sentences(catalog, restored):
+        for sentence in restored_sentences(catalog, restored, job):
             say(f"{job}: {sentence}")
     told |= {"output": str(output), "seconds": round(clock.monotonic_s() - began, 3), "verified": verify}
     tell_restored(job, restored)

@@ -16,7 +16,7 @@ from rollrep.core.units import show_count
 @click.argument("job")
 @click.option("--against-source", is_flag=True, help="Compare the mirror with the source, by digests.")
 @click.option("--table", "tables", multiple=True, metavar="GLOB", help="Only tables whose name matches; repeatable.")
-@click.option("--repair", is_flag=True, help="Make the rows that differ in the mirror what the source has.")
+@click.option("--repair", is_flag=True, help="Put damaged files aside; against the source, mend the rows that differ.")
 @click.option("-n", "--dry-run", is_flag=True, help="With --repair: repair nothing; say what would be.")
 @config_option
 @json_option
@@ -35,8 +35,11 @@ def verify_command(
     """Is what lies here whole, and is the mirror of JOB the source?
 
     Without --against-source every file at rest is read to its last byte: segments, snapshots, the catalog, the
-    mirror; a damaged one is named, and what stays restorable is said.  With it, the mirror is brought up to the
-    source and compared with it at one position per range, while the application writes on.
+    mirror; a damaged one is named, and so is every point that can't be restored without it.  --repair puts the
+    damaged ones into the trash, and from then on nothing speaks of them or of those points.
+
+    With --against-source the mirror is brought up to the source and compared with it at one position per range,
+    while the application writes on; --repair makes the rows that differ what the source has.
 
     Exits with 16 when something is not as it should be.
     """
@@ -45,10 +48,8 @@ def verify_command(
     from rollrep.jobs.run import error_json
     from rollrep.jobs.verify import verify_rest, verify_source
 
-    if not against_source and (tables or repair):
-        raise UsageError(
-            "--table and --repair compare with the source", remedy=f"rollrep verify {job} --against-source --repair"
-        )
+    if tables and not against_source:
+        raise UsageError("--table is compared with the source", remedy=f"rollrep verify {job} --against-source")
     loaded = config_of(ctx, config)
     [chosen] = jobs_of(loaded, [job])
     with CopyProgress(enabled=somebody_watches() and not as_json, doing="verifying") as bar:
@@ -61,12 +62,10 @@ def verify_command(
             schema = bool(found.verified.schema) and not any(not table.equal for table in found.verified.tables)
             remedy = f"rollrep mirror {job}" if schema else f"rollrep verify {job} --against-source --repair"
         else:
-            rest = verify_rest(loaded, chosen, lambda name, _: bar.advance(job, name, 0))
-            right, lines, told = not rest.at_rest.problems, rest.lines(), rest.as_json()
+            rest = verify_rest(loaded, chosen, lambda name, _: bar.advance(job, name, 0), repair=repair and not dry_run)
+            right, lines, told = not rest.remedies, rest.lines(), rest.as_json()
             facts = f"what is kept of {job} has {show_count(len(rest.at_rest.problems), 'problem')}"
-            remedy = (
-                f"what can be restored: rollrep points {job}; a good mirror and snapshot again: rollrep mirror {job}"
-            )
+            remedy = "; then: ".join(rest.remedies)
     if right:
         emit(as_json, "verify", {**told, "error": None}, *lines)
         return

@@ -32,7 +32,7 @@ def earlier_sentences(catalog: Catalog, point: CatalogPoint, earlier: Sequence[E
     ]
 
 
-def restored_sentences(catalog: Catalog, restored: Restored) -> list[str]:
+def restored_sentences(catalog: Catalog, restored: Restored, job: str) -> list[str]:
     """What a person must know of a restored file that is not all exact: virtual tables, indexes; empty where it is."""
     return [
         *(f"the index {each} was rebuilt from its content, as that was at this point" for each in restored.rebuilt),
@@ -42,6 +42,7 @@ def restored_sentences(catalog: Catalog, restored: Restored) -> list[str]:
             f"without the index {each.name}, which only the application can make: {each.sql}"
             for each in restored.left_out
         ),
+        *(f"{path} is damaged, and was not used; what to do: rollrep verify {job}" for path in restored.damaged),
     ]
 
 
@@ -52,4 +53,5 @@ def restored_json(restored: Restored) -> dict[str, object]:
         "rebuilt": list(restored.rebuilt),
         "complaints": list(restored.complaints),
         "left_out": [{"index": each.name, "table": each.table, "sql": each.sql} for each in restored.left_out],
+        "damaged": [str(path) for path in restored.damaged],
     }

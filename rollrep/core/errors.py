@@ -21,6 +21,7 @@ line turns one into an exit code.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -89,6 +90,8 @@ class VerifyFailed(RollrepError):
     exit_code = 16
     kind = "verify"
     usual_remedy = "nothing of it was believed; see what is whole: rollrep verify JOB"
+    file: Path | None = None
+    """the file at rest that is damaged or missing, where one is: there may be a way around it"""
 
 
 class NotRestorable(RollrepError):

@@ -5,8 +5,8 @@
                ──► mirror.db: integrity_check, and its position is one that the archive has
                ──► what stays restorable without the damaged files
 
-Reads only, apart from a temporary file.  Knows: archive, catalog, snapshots, the mirror's state.  Does not
-know: the wire.
+Reads only, apart from a temporary file; but the catalog knows from then on what is damaged.  Knows: archive, catalog,
+snapshots, the mirror's state.  Does not know: the wire, what is done about it.
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ Progress = Callable[[str, int], None]
 """called with (what, bytes) as files are read"""
 
 
+REPAIR = "rollrep verify JOB --repair"
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One thing that is not as it should be, and the file in which it is."""
 
     path: str
     text: str
+    remedy: str = REPAIR
+    """what to type"""
 
 
 @dataclasses.dataclass
@@ -61,6 +66,13 @@ class AtRest:
     points: int = 0
     restorable: list[CatalogPoint] = dataclasses.field(default_factory=list)
     """points that are reached without any damaged file"""
+    lost: list[CatalogPoint] = dataclasses.field(default_factory=list)
+    """the others"""
+    damaged: frozenset[str] = frozenset()
+    """files that the catalog speaks of, below the job's folder"""
+    gaps: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    """(line, first, last) of log rows of which nothing says that they are missing"""
+    is_mirror_whole: bool = False
 
 
 def verify_at_rest(store: Store, progress: Progress) -> AtRest:
@@ -70,7 +82,11 @@ def verify_at_rest(store: Store, progress: Progress) -> AtRest:
     can't be read, because then nothing says what should be there.
     """
     with Catalog(store.catalog) as catalog:
-        return _AtRest(store, catalog, progress).run()
+        found = _AtRest(store, catalog, progress).run()
+        # Where the catalog can't be written, nothing else of the job can be, either.
+        with contextlib.suppress(apsw.Error):
+            catalog.know_damaged(found.damaged)
+        return found
 
 
 class _AtRest:
@@ -84,22 +100,28 @@ class _AtRest:
 
     def run(self) -> AtRest:
         for text in integrity_problems(self._catalog.connection):
-            self._problem(self._store.catalog, text)
+            self._problem(self._store.catalog, text, f"rollrep catalog {self._store.job} --rebuild")
         segments = [each for each in self._catalog.segments() if self._segment(each)]
         snapshots = self._snapshots()
-        for line, first, last in gaps(self._catalog.segments(), self._catalog.holes()):
+        self._out.gaps = list(gaps(self._catalog.segments(), self._catalog.holes()))
+        for line, first, last in self._out.gaps:
             self._problem(
                 self._store.archive / str(line),
                 f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
             )
-        damaged = [each for each in self._shadows.files() if not self._shadow(each)]
+        shadows = [each for each in self._shadows.files() if not self._shadow(each)]
+        self._out.damaged = frozenset(
+            [each.path for each in self._catalog.segments() if each not in segments]
+            + [each.path for each in self._catalog.snapshots() if each not in snapshots]
+            + [str(each.path) for each in shadows]
+        )
         self._mirror(segments, snapshots)
         self._strangers()
         points = self._catalog.points()
-        reach = reach_of(segments, snapshots)
+        reach = reach_of(segments, snapshots, self._out.damaged)
         self._out.points = len(points)
-        reached = [point for point in points if reach.covers(point.line, point.id)]
-        self._out.restorable = without(reached, snapshots, damaged)
+        self._out.restorable = [point for point in points if reach.covers(point.line, point.id)]
+        self._out.lost = [point for point in points if not reach.covers(point.line, point.id)]
         return self._out
 
     def _segment(self, segment: Segment) -> bool:
@@ -171,9 +193,10 @@ class _AtRest:
         path = self._store.mirror
         if not path.is_file():
             if segments or snapshots:
-                self._problem(path, "it is missing; the next pull makes it again")
+                self._problem(path, "it is missing; the next pull makes it again", f"rollrep pull {self._store.job}")
             return
-        with self._looking_at(path) as sound, contextlib.closing(open_mirror(path)) as db:
+        again = f"rollrep mirror {self._store.job}"
+        with self._looking_at(path, remedy=again) as sound, contextlib.closing(open_mirror(path)) as db:
             state = read_state(db)
             sound.extend(integrity_problems(db, state.layout if state else None))
             if state is None:
@@ -189,9 +212,10 @@ class _AtRest:
                 self._out.notes.append(
                     f"{path} stands at log row {at}, to which nothing leads yet: the next pull takes a snapshot"
                 )
+            self._out.is_mirror_whole = not sound
 
     @contextlib.contextmanager
-    def _looking_at(self, path: Path, *, counted: bool = True) -> Iterator[list[str]]:
+    def _looking_at(self, path: Path, *, counted: bool = True, remedy: str = REPAIR) -> Iterator[list[str]]:
         """Collects what is wrong with one file; an error of reading it is one such thing."""
         found: list[str] = []
         self._out.files += counted
@@ -207,17 +231,19 @@ class _AtRest:
                 raise unknown from error
             found.append(str(error))
         for text in found:
-            self._problem(path, text)
+            self._problem(path, text, remedy)
 
-    def _problem(self, path: Path, text: str) -> None:
-        self._out.problems.append(Problem(str(path), text))
+    def _problem(self, path: Path, text: str, remedy: str = REPAIR) -> None:
+        self._out.problems.append(Problem(str(path), text, remedy))
 
     def _strangers(self) -> None:
         snapshots = self._catalog.snapshots()
         for each in snapshots:
             if read_note(self._store, each) is UNREADABLE:
                 self._problem(
-                    self._store.folder / note_path(each.path), "it can't be read; its snapshot counts as pinned"
+                    self._store.folder / note_path(each.path),
+                    "it can't be read; its snapshot counts as pinned",
+                    f"rollrep snapshot {self._store.job} --at id:{each.id} --unpin",
                 )
         known = {each.path for each in self._catalog.segments()} | {each.path for each in snapshots}
         known |= {note_path(each.path) for each in snapshots} | {str(each.path) for each in self._shadows.files()}
@@ -225,18 +251,6 @@ class _AtRest:
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and str(path.relative_to(self._store.folder)) not in known:
                     self._out.notes.append(f"{path} is not in the catalog, and is not used")
-
-
-def without(
-    points: Sequence[CatalogPoint], snapshots: Sequence[Snapshot], damaged: Sequence[Seen]
-) -> list[CatalogPoint]:
-    """The points that are reached without these changes of virtual tables.  Pure."""
-
-    def is_reached(point: CatalogPoint) -> bool:
-        base = max(each.id for each in snapshots if each.line == point.line and each.id <= point.id)
-        return not any(each.line == point.line and base < each.id <= point.id for each in damaged)
-
-    return [point for point in points if not damaged or is_reached(point)]
 
 
 def gaps(segments: Sequence[Segment], holes: Sequence[Hole]) -> Iterator[tuple[int, int, int]]:

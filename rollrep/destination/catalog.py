@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ PRAGMA user_version = {FORMAT};
 """
 FRESHNESS = "CREATE TABLE IF NOT EXISTS freshness(hour TEXT PRIMARY KEY, pulls, longest_s) WITHOUT ROWID"
 """how old the mirror had become at most before a pull of that hour; nothing else needs it to be there"""
+DAMAGED = "CREATE TABLE IF NOT EXISTS damaged(path TEXT PRIMARY KEY) WITHOUT ROWID"
+"""files of the job's folder that `verify` found damaged; it says so again, so that nothing else needs it to be there"""
 
 
 class Catalog:
@@ -151,6 +153,7 @@ class Catalog:
             "INSERT OR REPLACE INTO segment(line, first, last, proof, path, bytes) VALUES (?, ?, ?, ?, ?, ?)",
             segment,
         )
+        self._is_written_anew(segment.path)
 
     def segments_after(self, line: int, log_id: int) -> list[Segment]:
         """Segments of `line` that follow `log_id` and one another without a hole, oldest first."""
@@ -189,9 +192,28 @@ class Catalog:
         """All of them, line by line, oldest first."""
         return [Segment(*row) for row in all_rows(self._db, "SELECT * FROM segment ORDER BY line, first")]
 
-    def reach(self) -> Reach:
-        """What snapshots and archive lead to."""
-        return reach_of(self.segments(), self.snapshots())
+    def reach(self, damaged: Collection[str] = frozenset()) -> Reach:
+        """What snapshots and archive lead to, without what is known to be damaged, and the paths `damaged`."""
+        return reach_of(self.segments(), self.snapshots(), self.damaged() | frozenset(damaged))
+
+    def damaged(self) -> frozenset[str]:
+        """The paths below the job's folder that `verify` found damaged."""
+        if not has_table(self._db, "damaged"):
+            return frozenset()
+        return frozenset(path for (path,) in all_rows(self._db, "SELECT path FROM damaged"))
+
+    def know_damaged(self, paths: Collection[str]) -> None:
+        """Remembers that just these are damaged."""
+        if frozenset(paths) == self.damaged():
+            return
+        with self._db:
+            self._db.execute(DAMAGED)
+            self._db.execute("DELETE FROM damaged")
+            self._db.executemany("INSERT INTO damaged VALUES (?)", ((path,) for path in paths))
+
+    def _is_written_anew(self, path: str) -> None:
+        if has_table(self._db, "damaged"):
+            self._db.execute("DELETE FROM damaged WHERE path = ?", (path,))
 
     def archived_through(self, line: int) -> int:
         """The newest log id of `line` that is archived; 0 where none is."""
@@ -260,6 +282,7 @@ class Catalog:
                 snapshot.raw_bytes,
             ),
         )
+        self._is_written_anew(snapshot.path)
 
     def snapshots(self) -> list[Snapshot]:
         """Oldest line first, in the log's order."""

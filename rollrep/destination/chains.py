@@ -7,7 +7,7 @@ Knows: what the catalog says of snapshots.  Does not know: what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination.catalog_rows import Snapshot
@@ -24,7 +24,16 @@ def chain_of(snapshot: Snapshot, snapshots: Iterable[Snapshot]) -> tuple[Snapsho
         if base not in known or base >= chain[-1].id:
             raise VerifyFailed(
                 f"{chain[-1].path} leads on from the snapshot at log id {base}, which is missing",
-                remedy="see what is left: rollrep points JOB",
+                remedy="see what is whole, and what to do: rollrep verify JOB",
             )
         chain.append(known[base])
     return tuple(reversed(chain))
+
+
+def usable(snapshots: Iterable[Snapshot], damaged: Collection[str] = frozenset()) -> list[Snapshot]:
+    """Those whose chain is whole, without the paths `damaged`; they come oldest first, line by line.  Pure."""
+    found: dict[tuple[int, int], Snapshot] = {}
+    for each in snapshots:
+        if each.path not in damaged and (each.base is None or (each.line, each.base) in found):
+            found[each.line, each.id] = each
+    return list(found.values())

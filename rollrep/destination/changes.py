@@ -34,7 +34,7 @@ from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
-from rollrep.destination.chains import chain_of
+from rollrep.destination.chains import chain_of, usable
 from rollrep.destination.change_rows import CHANGED, add_change, attach_changed, drop_needless, note_keys, put_rows
 from rollrep.destination.images import attach_log_file, detach_log_file
 from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
@@ -88,7 +88,9 @@ def take_next(store: Store, catalog: Catalog) -> Snapshot:
             state = read_state(mirror)
             chain = _leads_here(store, catalog, state) if state else ()
             if state and chain:
-                with container.disk_room(scratch), full_disk_as_oserror():
+                change = None
+                # Where a segment is damaged that leads here, the whole mirror is written; `verify` names it.
+                with contextlib.suppress(VerifyFailed), container.disk_room(scratch), full_disk_as_oserror():
                     change = _write_next(store, catalog, mirror, state, chain, scratch)
                 if change is not None:
                     catalog.add_snapshot(change)
@@ -209,7 +211,8 @@ def change_name(beginning: str, base: int) -> str:
 
 def _leads_here(store: Store, catalog: Catalog, state: State) -> tuple[Snapshot, ...]:
     """The chain of the newest snapshot of the mirror's line, where a change may lead on from it; else nothing."""
-    mine = [each for each in catalog.snapshots() if each.line == state.line and each.id < state.position.id]
+    good = usable(catalog.snapshots(), catalog.damaged())
+    mine = [each for each in good if each.line == state.line and each.id < state.position.id]
     if not mine or state.layout.virtuals or not all(shape.touches_logged for shape in state.layout.shapes):
         return ()
     segments = catalog.segments_after(state.line, mine[-1].id)

@@ -124,8 +124,8 @@ def find_point(catalog: Catalog, moment: Moment) -> CatalogPoint:
         hole = hole_around(catalog.holes(), point, later)
         if hole is not None and later is not None and moment.moment < later.time:
             raise NotRestorable(
-                f"{iso(moment.moment)} lies in a hole: the mirror was made again (reason: {hole.reason}), and the"
-                f" operations between {iso(point.time)} and {iso(later.time)} were never seen",
+                f"{iso(moment.moment)} lies in a hole (reason: {hole.reason}): there is no operation between"
+                f" {iso(point.time)} and {iso(later.time)}",
                 remedy=f"restore what was before (--at point:{point.point}) or after (--at point:{later.point})",
             )
     return point
@@ -149,6 +149,11 @@ def _candidates(catalog: Catalog, moment: Moment) -> list[CatalogPoint]:
     else:
         named = catalog.points_named(log_id=moment.id)
     found = [point for point in named if reach.covers(point.line, point.id)]
+    if named and not found:
+        raise NotRestorable(
+            f"nothing that is whole leads to point {named[-1].point} any more",
+            remedy="see which file is damaged, and what can be restored: rollrep verify JOB",
+        )
     # Where nothing has that name, what exists is said instead.
     return found or restorable(catalog)
 

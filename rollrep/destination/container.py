@@ -35,6 +35,7 @@ FORMAT = 2
 SKIPPABLE = 0x184D2A5A
 MAX_MANIFEST_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
+MEND = "it is not used; see what is whole, and what to do: rollrep verify JOB"
 
 D = TypeVar("D", bound=msgspec.Struct)
 
@@ -98,7 +99,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
         if manifest.packed_bytes != size - 44 - length:
             raise ValueError("its length is not what its manifest says")
     except FileNotFoundError as error:
-        raise VerifyFailed(f"{path} is missing", remedy="see what is left: rollrep points JOB") from error
+        raise _of_file(VerifyFailed(f"{path} is missing", remedy=MEND), path) from error
     except (ValueError, RecursionError, struct.error, msgspec.DecodeError) as error:
         raise damaged(path, str(error)) from error
     return manifest
@@ -205,7 +206,12 @@ def disk_room(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, why: str) -> VerifyFailed:
-    return VerifyFailed(f"{path} is damaged: {why}", remedy="it is not used; see what is left: rollrep points JOB")
+    return _of_file(VerifyFailed(f"{path} is damaged: {why}", remedy=MEND), path)
+
+
+def _of_file(error: VerifyFailed, path: Path) -> VerifyFailed:
+    error.file = path
+    return error
 
 
 def _write(path: Path, kind: str, holds: msgspec.Struct, put: Callable[[BinaryIO], tuple[str, int, int]]) -> int:

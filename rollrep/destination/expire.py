@@ -25,7 +25,7 @@ from rollrep.core.clock import now as clock_now
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Segment, Snapshot
-from rollrep.destination.chains import chain_of
+from rollrep.destination.chains import chain_of, usable
 from rollrep.destination.changes import merge_changes
 from rollrep.destination.notes import note_path, pinned_paths
 from rollrep.destination.reach import reach_of
@@ -33,6 +33,8 @@ from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
 from rollrep.destination.trash import nobody_reads, throw_away
+
+DAMAGED = "damaged, and not used"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +85,20 @@ def plan_expiry(
     pinned: frozenset[str],
     keep: Grid,
     now: dt.datetime,
+    damaged: frozenset[str] = frozenset(),
 ) -> Expiry:
     """What `keep` asks for at the source's time `now`; `pinned` are paths of snapshots.  Pure.
 
-    Snapshots and segments come line by line, oldest first, as the catalog gives them.
+    Snapshots and segments come line by line, oldest first, as the catalog gives them.  What is `damaged` stays, and
+    nothing is let go of because of it.
     """
-    before = reach_of(segments, snapshots)
+    good = usable(snapshots, damaged)
+    unusable = [each for each in snapshots if each not in good] + [each for each in segments if each.path in damaged]
+    snapshots, segments = good, [each for each in segments if each.path not in damaged]
+    before = reach_of(segments, snapshots, damaged)
     files: list[FileVerdict] = []
     merges: list[tuple[Snapshot, ...]] = []
-    for line in sorted({each.line for each in snapshots} | {each.line for each in segments}):
+    for line in sorted({each.line for each in (*snapshots, *segments, *unusable)}):
         mine = [each for each in snapshots if each.line == line]
         begins = frozenset(
             _Kept(after).key for first, after in itertools.pairwise(mine) if not before.leads(first, after)
@@ -103,9 +110,12 @@ def plan_expiry(
         merges += merged
         kept = [each.item for each in verdicts if each.kept and isinstance(each.item, Snapshot)]
         files += _segments([each for each in segments if each.line == line], kept, keep, now)
+        files += [FileVerdict(each, True, DAMAGED) for each in unusable if each.line == line]
+    stay_files = {each.item.path for each in files if each.kept}
     after = reach_of(
-        [each.item for each in files if each.kept and isinstance(each.item, Segment)],
-        [each.item for each in files if each.kept and isinstance(each.item, Snapshot)],
+        [each for each in segments if each.path in stay_files],
+        [each for each in snapshots if each.path in stay_files],
+        damaged,
     )
     restorable = [point for point in points if before.covers(point.line, point.id)]
     stay = [point for point in restorable if after.covers(point.line, point.id)]
@@ -152,8 +162,8 @@ def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now
 
 def expiry_of(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> Expiry:
     """The plan for a job as it is."""
-    snapshots = catalog.snapshots()
-    return plan_expiry(snapshots, catalog.segments(), catalog.points(), pinned_paths(store, snapshots), keep, now)
+    snapshots, pinned = catalog.snapshots(), pinned_paths(store, catalog.snapshots())
+    return plan_expiry(snapshots, catalog.segments(), catalog.points(), pinned, keep, now, catalog.damaged())
 
 
 def expire(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> list[str]:

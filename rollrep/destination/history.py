@@ -38,7 +38,7 @@ from rollrep.destination.mirror_db import read_state
 from rollrep.destination.row_log import RowLog
 from rollrep.destination.rows import Key, Row, find_key, named_tokens, opened, read_row
 from rollrep.destination.store import Store
-from rollrep.destination.stretches import LET_GO, Stretch, Window, stretches
+from rollrep.destination.stretches import DAMAGED, LET_GO, Stretch, Window, stretches
 
 MOST_LOOKED_AT = 1_000
 """rows behind a TOUCHED that are tried; the one that replaces follows in the same statement"""
@@ -129,7 +129,7 @@ class RowHistory:
         for stretch in stretches(self._catalog, window):
             if stretch.hole is not None:
                 hole = stretch.hole
-                seen = "is not kept any more" if hole.reason == LET_GO else "was never seen"
+                seen = "is not kept any more" if hole.reason in (LET_GO, DAMAGED) else "was never seen"
                 detail = f"{hole.reason}: what happened between log ids {hole.after} and {hole.until} {seen}"
                 yield Version("hole", stretch.snapshot.line, hole.after, None, None, (), detail)
             with tempfile.TemporaryDirectory(prefix="rollrep-") as folder:

@@ -24,13 +24,14 @@ from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
 from rollrep.core.nouns import Point, Position
 from rollrep.destination import container
 from rollrep.destination.archive import Archive
-from rollrep.destination.building import Plan, from_archive
+from rollrep.destination.building import Built, Plan, from_archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
+from rollrep.destination.chains import usable
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import State, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.notes import Note, note_path, read_note, write_note
-from rollrep.destination.restore import plan, plan_newest
+from rollrep.destination.restore import around_damage, plan, plan_newest
 from rollrep.destination.snapshots import full_disk_as_oserror, take_snapshot, write_snapshot
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import reading, take_back
@@ -42,8 +43,9 @@ Progress = Callable[[str], None]
 
 
 def snapshot_of(catalog: Catalog, point: CatalogPoint) -> Snapshot | None:
-    """The snapshot that stands exactly at `point`."""
-    return next((each for each in catalog.snapshots() if (each.line, each.id) == (point.line, point.id)), None)
+    """The snapshot that stands exactly at `point`, and is not known to be damaged."""
+    good = usable(catalog.snapshots(), catalog.damaged())
+    return next((each for each in good if (each.line, each.id) == (point.line, point.id)), None)
 
 
 def make_snapshot(store: Store, catalog: Catalog, point: CatalogPoint, progress: Progress) -> Snapshot:
@@ -74,8 +76,13 @@ def _from_archive(store: Store, catalog: Catalog, chosen: Plan, progress: Progre
 
 def state_at(store: Store, catalog: Catalog, chosen: Plan, raw: Path, progress: Progress) -> State:
     """Writes the mirror as it was at a point to `raw`, checked; its state, which is in it."""
+
+    def attempt(chosen: Plan) -> tuple[Plan, Built]:
+        remove_database(raw)
+        return chosen, from_archive(store, catalog, chosen, raw, progress)
+
     with reading(store):
-        built = from_archive(store, catalog, chosen, raw, progress)
+        (chosen, built), _ = around_damage(store, catalog, chosen, attempt)
     if built.earlier:
         raise NotRestorable(
             f"the virtual table {built.earlier[0].table} is not known as it was at this point, and a file of it would"

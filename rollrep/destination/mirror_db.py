@@ -20,7 +20,7 @@ import msgspec
 from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
-from rollrep.destination.inert import CACHE_KIB
+from rollrep.destination.inert import CACHE_KIB, integrity_problems
 from rollrep.query import find_row, has_table, one_row
 
 STATE = f"{PREFIX}state"
@@ -136,8 +136,20 @@ def state_of(path: Path) -> State | None:
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise RollrepError(
             f"{path} is damaged: {error}",
-            remedy=f"archive and snapshots are untouched; move it away and pull again: mv {path} {path}.damaged",
+            remedy=f"archive and snapshots are untouched; make it again: rollrep mirror {path.parent.name}",
         ) from error
+
+
+def mirror_problems(path: Path) -> list[str]:
+    """What SQLite says against the mirror at `path`, a few lines at most; nothing where there is none."""
+    if not path.is_file():
+        return []
+    try:
+        with contextlib.closing(open_mirror(path)) as mirror:
+            state = read_state(mirror)
+            return integrity_problems(mirror, state.layout if state else None)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        return [str(error)]
 
 
 def bytes_not_written_back(path: Path) -> int:

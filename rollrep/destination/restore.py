@@ -1,7 +1,7 @@
 """Restoring a point: the nearest snapshot before it, and the archive's tail up to it.
 
     plan     which snapshot and which segments lead there, or why none do
-    run      into a temporary file beside the output, checked, then renamed
+    run      into a temporary file beside the output, checked, then renamed; around a file that is damaged
 
 The newest state needs neither: where the mirror stands at the point, it is copied.
 
@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
 from rollrep.core.clock import iso
-from rollrep.core.errors import NotRestorable, UsageError
+from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
 from rollrep.core.nouns import SchemaObject
 from rollrep.destination import container
 from rollrep.destination.building import (
@@ -32,7 +34,7 @@ from rollrep.destination.building import (
 )
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
-from rollrep.destination.chains import chain_of
+from rollrep.destination.chains import chain_of, usable
 from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.partial import copy_tables
 from rollrep.destination.schema import indexes_left_out
@@ -40,7 +42,9 @@ from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints
 from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.store import TEMPORARY, Store
-from rollrep.destination.trash import reading
+from rollrep.destination.trash import place_of, reading
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +60,56 @@ class Restored:
     """what virtual tables say against themselves"""
     left_out: tuple[SchemaObject, ...] = ()
     """indexes that only the application can make"""
+    damaged: tuple[Path, ...] = ()
+    """files that were not used, because they are"""
 
 
-def plan(catalog: Catalog, point: CatalogPoint) -> Plan:
+def plan(catalog: Catalog, point: CatalogPoint, damaged: Collection[str] = frozenset()) -> Plan:
     """The nearest snapshot before `point`, and the segments that lead from it to the point.
 
-    Raises NotRestorable where none do: then no earlier snapshot does either, because there is a hole.
+    Neither is known to be damaged, nor among the paths `damaged`.  Raises NotRestorable where none do: then no
+    earlier snapshot does either, because there is a hole.
     """
-    before = [each for each in catalog.snapshots() if each.line == point.line and each.id <= point.id]
-    if before and before[-1].id == point.id:
-        return Plan(point, chain_of(before[-1], catalog.snapshots()), ())
-    if before:
-        segments = catalog.segments_after(point.line, before[-1].id)
+    if catalog.reach(damaged).covers(point.line, point.id):
+        snapshots = usable(catalog.snapshots(), catalog.damaged() | frozenset(damaged))
+        nearest = [each for each in snapshots if each.line == point.line and each.id <= point.id][-1]
+        segments = catalog.segments_after(point.line, nearest.id) if nearest.id < point.id else []
         needed = tuple(segment for segment in segments if segment.first <= point.id)
-        if needed and needed[-1].last >= point.id:
-            return Plan(point, chain_of(before[-1], catalog.snapshots()), needed)
+        return Plan(point, chain_of(nearest, snapshots), needed)
     raise NotRestorable(
         f"point {point.point} of {iso(point.time)} can't be restored: no snapshot and archive lead to it",
         remedy="see which points can be: rollrep points JOB",
     )
+
+
+def around_damage(
+    store: Store, catalog: Catalog, chosen: Plan, attempt: Callable[[Plan], T]
+) -> tuple[T, tuple[Path, ...]]:
+    """What `attempt` makes of the point, and the files that turned out to be damaged and were not used.
+
+    As long as there is another way to the point that one is tried.  Raises what the first attempt raised where none
+    is left.
+    """
+    found: dict[str, Path] = {}
+    first: VerifyFailed | None = None
+    while True:
+        try:
+            return attempt(chosen), tuple(found.values())
+        except (VerifyFailed, apsw.CorruptError, apsw.NotADBError) as raised:
+            error = raised if isinstance(raised, VerifyFailed) else VerifyFailed(f"what was read is damaged: {raised}")
+            first = first or error
+            if chosen.from_mirror:
+                found[store.mirror.name] = store.mirror
+                chosen = dataclasses.replace(chosen, from_mirror=False)
+                continue
+            path = error.file and place_of(store, error.file)
+            if not path or path in found:
+                raise first from None
+            found[path] = store.folder / path
+            try:
+                chosen = dataclasses.replace(plan(catalog, chosen.point, found.keys()), tables=chosen.tables)
+            except NotRestorable:
+                raise first from None
 
 
 def plan_newest(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
@@ -97,19 +132,27 @@ def restore(
     check_output(output, force=force)
     whole = output.with_name(f".{output.name}.whole{TEMPORARY}")
     temporary = output.with_name(f".{output.name}{TEMPORARY}")
-    try:
+
+    def attempt(chosen: Plan) -> Restored:
         for path in (whole, temporary):
             remove_database(path)
         base = whole if chosen.tables else temporary
+        built = from_mirror(store, chosen, base, progress) or from_archive(
+            store, catalog, chosen, base, progress, is_finished=True
+        )
+        if chosen.tables:
+            built = dataclasses.replace(built, layout=copy_tables(whole, temporary, built.layout, chosen.tables))
+        progress("checking")
+        rows = finish(temporary, built, every_index=every_index)
+        said = tuple(complaints(temporary, built.layout))
+        left_out = tuple(indexes_left_out(built.layout))
+        if chosen.tables:
+            return Restored(chosen.point, output, rows, left_out=left_out)
+        return Restored(chosen.point, output, rows, built.earlier, built.rebuilt, said, left_out)
+
+    try:
         with container.disk_room(output), full_disk_as_oserror(), reading(store):
-            built = from_mirror(store, chosen, base, progress) or from_archive(
-                store, catalog, chosen, base, progress, is_finished=True
-            )
-            if chosen.tables:
-                built = dataclasses.replace(built, layout=copy_tables(whole, temporary, built.layout, chosen.tables))
-            progress("checking")
-            rows = finish(temporary, built, every_index=every_index)
-            said = tuple(complaints(temporary, built.layout))
+            made, damaged = around_damage(store, catalog, chosen, attempt)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if force:
@@ -121,10 +164,7 @@ def restore(
     finally:
         for path in (whole, temporary):
             remove_database(path)
-    left_out = tuple(indexes_left_out(built.layout))
-    if chosen.tables:
-        return Restored(chosen.point, output, rows, left_out=left_out)
-    return Restored(chosen.point, output, rows, built.earlier, built.rebuilt, said, left_out)
+    return dataclasses.replace(made, damaged=damaged)
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -132,6 +132,16 @@ class ShadowArchive:
             self._db.execute("UPDATE shadow SET path = NULL WHERE line = ? AND id = ?", (line, rows[-1].id))
         return [f"{seen.path}: older than the operations that are kept" for seen in rows if seen.path]
 
+    def cut(self, seen: Seen) -> None:
+        """Forgets a change that is damaged: what follows is known from the next snapshot on."""
+        rows = [each for each in self._rows(seen.line) if each.id > seen.id]
+        self._db.execute("DELETE FROM shadow WHERE line = ? AND id = ?", (seen.line, seen.id))
+        stands = [each.id for each in self._catalog.snapshots() if each.line == seen.line and each.id >= seen.id]
+        if stands and not any(each.id <= stands[0] for each in rows):
+            self._put(seen.line, stands[0], stands[0], None, 0, [], seen.carried)
+            if stands[0] <= seen.through:
+                self.unchanged(seen.line, seen.through, ())
+
     def changes(self, line: int, after: int, through: int) -> list[Seen]:
         """The changes that lead from the state at `after` to the newest seen at or before `through`."""
         return [seen for seen in self._rows(line) if after < seen.id <= through and seen.path]

@@ -23,6 +23,7 @@ from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
+from rollrep.destination.chains import usable
 from rollrep.destination.file_copy import copy_file
 from rollrep.destination.mirror_db import State, read_state
 from rollrep.destination.store import TEMPORARY, Store
@@ -47,12 +48,12 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
 
 
 def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
-    """A snapshot of the mirror as it is, in the catalog.  Returns the one that exists already, if so."""
+    """A snapshot of the mirror as it is, in the catalog.  Returns the one that is there already, if one is whole."""
     raw = store.snapshots / f"snapshot.db{TEMPORARY}"
     try:
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
             state = copy_database(mirror, raw)
-        for existing in catalog.snapshots():
+        for existing in usable(catalog.snapshots(), catalog.damaged()):
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
         return write_snapshot(store, catalog, raw, state)

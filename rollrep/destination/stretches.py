@@ -16,6 +16,8 @@ from rollrep.destination.catalog_rows import Hole, Segment, Snapshot
 
 LET_GO = "let go of"
 """the reason of a hole that no mirror operation left: its operations are not kept any more"""
+DAMAGED = "damaged"
+"""the reason of one that a file left which was put aside"""
 
 
 @dataclasses.dataclass(frozen=True)

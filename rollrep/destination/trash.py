@@ -66,6 +66,14 @@ def find_file(store: Store, relative: str) -> Path:
     return path
 
 
+def place_of(store: Store, path: Path) -> str | None:
+    """What `find_file` found `path` by; None where it is no file of the job's folder."""
+    for folder in (*store.trash.glob("*"), store.folder):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return None
+
+
 def throw_away(store: Store, relative: str, now: dt.datetime) -> None:
     """Moves a file to the trash, where it is not there already.  Call it where `nobody_reads`."""
     path = store.folder / relative

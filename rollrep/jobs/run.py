@@ -20,8 +20,9 @@ import pluggy
 import tenacity
 
 from rollrep.core.clock import iso, monotonic_s
-from rollrep.core.errors import DiskFull, RollrepError, Temporary
+from rollrep.core.errors import DiskFull, RollrepError, Temporary, VerifyFailed
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.mirror_db import mirror_problems
 from rollrep.destination.pull import Outcome, Wishes, pull
 from rollrep.destination.remembered import FAILURE, PULL, remember, remembered
 from rollrep.destination.store import NO_ROOM, Store
@@ -192,6 +193,13 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
             raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
         if unknown := unknown_here(error):
             raise unknown from error
+        if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+            mirror = store_of(config, job).mirror
+            for problem in mirror_problems(mirror)[:1]:
+                raise VerifyFailed(
+                    f"{mirror} is damaged: {problem}",
+                    remedy=f"archive and snapshots are untouched; make it again: rollrep mirror {job.name}",
+                ) from error
         # What they say is the best sentence there is; a traceback is not.
         _log.debug("work on %s failed", job.name, exc_info=True)
         raise RollrepError(f"{type(error).__name__}: {error}", remedy=f"see: rollrep check {job.name}") from error

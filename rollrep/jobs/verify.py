@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apsw
 
 from rollrep.core.clock import iso, monotonic_s
 from rollrep.core.units import show_bytes, show_count, show_duration
-from rollrep.destination.at_rest import AtRest, span_of, verify_at_rest
+from rollrep.destination.at_rest import REPAIR, AtRest, span_of, verify_at_rest
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
+from rollrep.destination.mending import Mended, mend
 from rollrep.destination.pull import Wishes
 from rollrep.destination.verify import Asked, TableReport, Verified, verify_against_source
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import retrying, session_with, store_of, translated
+from rollrep.jobs.telling import point_json
 
 SOURCE_EVENT, REST_EVENT = "verify_source", "verify_rest"
 """the kinds of the catalog's events that `check` looks for"""
 
 MAKE_ROOM = "make room, and verify again"
+MOST_NAMED = 10
+"""points of which a person is told each"""
 
 Progress = Callable[[str, int], None]
 """called with (table or file, rows or bytes)"""
@@ -103,14 +108,23 @@ def _table_json(table: TableReport) -> dict[str, object]:
 class RestResult:
     job: str
     at_rest: AtRest
+    mended: Mended | None = None
     seconds: float = 0.0
+
+    @property
+    def remedies(self) -> list[str]:
+        """What is to be typed; nothing where all is whole, or was mended."""
+        found = dict.fromkeys(each.remedy.replace(" JOB", f" {self.job}") for each in self.at_rest.problems)
+        if self.mended:
+            found.pop(REPAIR.replace(" JOB", f" {self.job}"), None)
+        return list(found)
 
     def as_json(self) -> dict[str, object]:
         span = span_of(self.at_rest.restorable)
         return {
             "job": self.job,
             "against_source": False,
-            "equal": not self.at_rest.problems,
+            "equal": not self.remedies,
             "files": self.at_rest.files,
             "bytes": self.at_rest.bytes,
             "problems": [{"path": each.path, "problem": each.text} for each in self.at_rest.problems],
@@ -119,23 +133,41 @@ class RestResult:
             "points_restorable": len(self.at_rest.restorable),
             "restorable_from": iso(span[0]) if span else None,
             "restorable_to": iso(span[1]) if span else None,
+            "points_lost": [point_json(each) for each in self.lost],
+            "put_aside": list(self.mended.files) if self.mended else [],
             "seconds": round(self.seconds, 3),
         }
+
+    @property
+    def lost(self) -> Sequence[CatalogPoint]:
+        """The points to which nothing whole leads."""
+        return self.mended.lost if self.mended else self.at_rest.lost
 
     def lines(self) -> list[str]:
         """What a person is told, the sentence that sums it up last."""
         found = self.at_rest
         lines = [f"{self.job}: {each.path}: {each.text}" for each in found.problems]
         lines += [f"{self.job}: note: {each}" for each in found.notes]
+        aside = self.mended.files if self.mended else ()
+        lines += [f"{self.job}: {each} was put into the trash, where it lies for a day" for each in aside]
+        if self.lost:
+            named = ", ".join(map(_named, self.lost[:MOST_NAMED]))
+            more = f" and {len(self.lost) - MOST_NAMED:,} more" if len(self.lost) > MOST_NAMED else ""
+            when = "any more" if self.mended else "because of that"
+            lines.append(f"{self.job}: {show_count(len(self.lost), 'point')} can't be restored {when}: {named}{more}")
         span = span_of(found.restorable)
         reach = f", {iso(span[0])} to {iso(span[1])}" if span else ""
         said = "all is whole" if not found.problems else show_count(len(found.problems), "problem")
         lines.append(
             f"{self.job}: {said}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} read"
             f" in {show_duration(self.seconds)};"
-            f" {len(found.restorable)} of {found.points} points can be restored{reach}"
+            f" {found.points - len(self.lost)} of {found.points} points can be restored{reach}"
         )
         return lines
+
+
+def _named(point: CatalogPoint) -> str:
+    return f"{point.point} {point.label}" if point.label else str(point.point)
 
 
 def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) -> SourceResult:
@@ -161,14 +193,19 @@ def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) ->
     return result
 
 
-def verify_rest(config: Config, job: Job, progress: Progress) -> RestResult:
-    """Checks everything that lies in the job's folder, and remembers the result.  Raises core's errors."""
+def verify_rest(config: Config, job: Job, progress: Progress, *, repair: bool = False) -> RestResult:
+    """Checks everything that lies in the job's folder, and remembers the result; with `repair` puts aside what is
+    damaged.  Raises core's errors."""
     store = store_of(config, job)
     store.require()
     began = monotonic_s()
     with translated(config, job, MAKE_ROOM), store.locked():
         store.sweep()
-        result = RestResult(job.name, verify_at_rest(store, progress), monotonic_s() - began)
-        with contextlib.suppress(apsw.Error), Catalog(store.catalog) as catalog:
-            catalog.note(REST_EVENT, **result.as_json())
+        result = RestResult(job.name, verify_at_rest(store, progress))
+        with Catalog(store.catalog) as catalog:
+            if repair and (result.at_rest.damaged or result.at_rest.gaps):
+                result.mended = mend(store, catalog, result.at_rest)
+            result.seconds = monotonic_s() - began
+            with contextlib.suppress(apsw.Error):
+                catalog.note(REST_EVENT, **result.as_json())
     return result
