@@ -21,7 +21,6 @@ from test_rebuild import without_catalog
 from test_replication import SEEDS, Life
 
 from rollrep.core import clock
-from rollrep.core.errors import VerifyFailed
 from rollrep.destination import changes, expire
 from rollrep.destination import snapshots as wholes
 from rollrep.destination.at_rest import verify_at_rest
