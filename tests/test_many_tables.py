@@ -29,8 +29,10 @@ SCHEMA = re.compile(r"\bsqlite_(schema|master)\b", re.IGNORECASE)
 
 def tables(count: int) -> str:
     return "".join(
-        f"CREATE TABLE t{n}(id INTEGER PRIMARY KEY, name UNIQUE, a); CREATE INDEX a{n} ON t{n}(a);"
+        f"CREATE TABLE t{n}(id INTEGER PRIMARY KEY, name UNIQUE, a); CREATE UNIQUE INDEX a{n} ON t{n}(a) WHERE a > 0;"
         f"INSERT INTO t{n} VALUES (1, 'one', {n});"
+        # Without a key it gets a pin.
+        f"CREATE TABLE note{n}(text, b); INSERT INTO note{n} VALUES ('one', {n});"
         for n in range(count)
     )
 
@@ -74,6 +76,14 @@ def installed(pair: FollowedPair) -> None:
         assert not install(db, Limits()).captured
 
 
+def pulled_after_doubtful_changes(pair: FollowedPair) -> None:
+    """They leave no trace, so that each table has to show by a row that its last column is what it was."""
+    for _ in range(2):
+        pair.do("CREATE VIEW v AS SELECT 1")
+        pair.do("DROP VIEW v")
+    pulled(pair, "up_to_date")
+
+
 def pulled_after_a_change(pair: FollowedPair) -> None:
     pair.do("ALTER TABLE t1 ADD COLUMN more")
     assert pulled(pair, "mirror").tables_mirrored == ["t1"]
@@ -81,8 +91,8 @@ def pulled_after_a_change(pair: FollowedPair) -> None:
 
 @pytest.mark.parametrize(
     "done",
-    [installed, pulled_after_a_change],
-    ids=["install again", "a pull after a change"],
+    [installed, pulled_after_a_change, pulled_after_doubtful_changes],
+    ids=["install again", "a pull after a change", "a pull after doubtful changes"],
 )
 def test_schema_is_read_as_often_when_tables_are_many(tmp_path: Path, done: Callable[[FollowedPair], object]) -> None:
     counted = []
@@ -91,6 +101,9 @@ def test_schema_is_read_as_often_when_tables_are_many(tmp_path: Path, done: Call
         with statements(pair.path) as found:
             done(pair)
         counted.append(readings(found))
+        assert not any("instr(" in sql and "schema_text" in sql for sql in found), (
+            "that is all of the text for each object"
+        )
     assert counted[0] == counted[1] > 0
 
 

@@ -5,8 +5,7 @@ Knows: capture's texts, tables.  Does not know: which tables, and what of it is 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import apsw
 import msgspec
@@ -16,7 +15,8 @@ from rollrep.core.nouns import PREFIX, Shape
 from rollrep.query import all_rows, one_value
 from rollrep.source import capture
 from rollrep.source.inspect import TablePlan
-from rollrep.source.pins import is_pinned, pin
+from rollrep.source.log import current_shapes
+from rollrep.source.pins import Pins, is_pinned, pin
 from rollrep.source.tables import FORGOTTEN, LOG, PENDING, RANGE, SHAPE
 from rollrep.wire.forgotten_ranges import width_for
 
@@ -36,7 +36,7 @@ def triggers_by_table(db: apsw.Connection) -> dict[str, list[Trigger]]:
     return found
 
 
-def stands(db: apsw.Connection, plan: TablePlan, known: Shape, triggers: Mapping[str, Sequence[Trigger]]) -> bool:
+def stands(plan: TablePlan, known: Shape, triggers: Mapping[str, Sequence[Trigger]], pins: Pins) -> bool:
     """Whether capture of the table stands exactly as we would make it now, and has since it was made."""
     if msgspec.structs.replace(plan.shape, id=known.id) != known:
         return False
@@ -50,43 +50,51 @@ def stands(db: apsw.Connection, plan: TablePlan, known: Shape, triggers: Mapping
     oldest_of_ours = min(rowid for rowid, name, _ in rows if name in ours)
     if any(rowid > oldest_of_ours for rowid, name, _ in rows if name not in ours):
         return False
-    return not plan.pin_rowids or is_pinned(db, plan.shape.table)
+    return not plan.pin_rowids or is_pinned(pins, plan.shape.table)
 
 
-def capture_table(db: apsw.Connection, plan: TablePlan) -> None:
-    """Captures the table from now on, under a new shape id.  The log must be wide enough: `make_room`."""
-    table = plan.shape.table
-    release(db, table)
-    shape_id = 1 + int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
-    shape = msgspec.structs.replace(plan.shape, id=shape_id)
+def capture_tables(db: apsw.Connection, plans: Sequence[TablePlan]) -> None:
+    """Captures the tables from now on, each under a new shape id.
+
+    Nothing captures them: `release`.  The log must be wide enough: `make_room`.
+    """
+    if not plans:
+        return
+    shape_id = int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
+    pin(db, [plan.shape.table for plan in plans if plan.pin_rowids])
+    # Those of a capture that has ended are nobody's, and what has not fallen yet will say where it lay.
+    db.execute(f"DELETE FROM {RANGE}")
+    for plan in plans:
+        shape_id += 1
+        _note_shape(db, msgspec.structs.replace(plan.shape, id=shape_id))
+        for statement in capture.capture_triggers(plan, shape_id).values():
+            db.execute(statement)
+
+
+def _note_shape(db: apsw.Connection, shape: Shape) -> None:
     width = None
     if not shape.without_rowid:
-        width = width_for(one_value(db, f"SELECT ifnull(max({sql.name(shape.key[0])}), 0) FROM main.{sql.name(table)}"))
+        largest = f"SELECT ifnull(max({sql.name(shape.key[0])}), 0) FROM main.{sql.name(shape.table)}"
+        width = width_for(one_value(db, largest))
     db.execute(
         f"INSERT INTO {SHAPE}(id, tbl, is_current, key_width, since, body, range_width)"
         f" VALUES (?, ?, 1, ?, (SELECT ifnull(max(id), 0) + 1 FROM {LOG}), ?, ?)",
-        (shape_id, table, shape.key_width, msgspec.json.encode(shape).decode(), width),
+        (shape.id, shape.table, shape.key_width, msgspec.json.encode(shape).decode(), width),
     )
-    # Those of a capture that has ended are nobody's, and what has not fallen yet will say where it lay.
-    db.execute(f"DELETE FROM {RANGE}")
-    if plan.pin_rowids:
-        pin(db, table)
-    for statement in capture.capture_triggers(plan, shape_id).values():
-        db.execute(statement)
 
 
-def release(db: apsw.Connection, table: str) -> None:
-    """Drops what captures `table`, also where a rename has carried our triggers to another name."""
-    named_after = [capture.trigger_name(event, table) for event in capture.EVENTS]
-    found = all_rows(
-        db,
-        "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND (name IN (SELECT value FROM json_each(?))"
-        " OR name GLOB ? AND tbl_name = ? COLLATE NOCASE)",
-        (json.dumps(named_after), OURS, table),
-    )
-    for (trigger,) in found:
-        db.execute(f"DROP TRIGGER {sql.name(trigger)}")
-    db.execute(f"UPDATE {SHAPE} SET is_current = 0 WHERE tbl = ? AND is_current", (table,))
+def release(db: apsw.Connection, tables: Collection[str]) -> None:
+    """Drops what captures `tables`, also where a rename has carried our triggers to another name."""
+    named_after = {capture.trigger_name(event, table) for event in capture.EVENTS for table in tables}
+    folded = {sql.fold(table) for table in tables}
+    # All at once, because each reading reads the whole schema.
+    ours = all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?", (OURS,))
+    for name, table in ours:
+        if name in named_after or sql.fold(table) in folded:
+            db.execute(f"DROP TRIGGER {sql.name(name)}")
+    for shape in current_shapes(db):
+        if shape.table in tables:
+            db.execute(f"UPDATE {SHAPE} SET is_current = 0 WHERE id = ?", (shape.id,))
 
 
 def make_room(db: apsw.Connection, plans: Sequence[TablePlan]) -> None:

@@ -14,9 +14,9 @@ import apsw
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
-from rollrep.query import all_rows, find_row, one_value
+from rollrep.query import all_rows, one_value
 from rollrep.source.key_collations import key_collates, key_collations
-from rollrep.source.makeable import texts_by_table, what_is_missing
+from rollrep.source.makeable import Texts, texts_by_table, what_is_missing
 from rollrep.source.virtual import owned_tables
 
 MAX_COLUMNS = 1_900
@@ -79,11 +79,12 @@ def inspect(
     for name, without_rowid in ordinary_tables(db):
         if not selected(name, include, exclude):
             continue
-        missing = what_is_missing(name, texts.get(name, ()))
+        made_by = texts.get(name, ())
+        missing = what_is_missing(name, made_by)
         try:
             if name in missing:
                 raise ValueError(missing.pop(name))
-            plans.append(_plan(db, name, without_rowid, sql.fold(name) in restless, frozenset(missing)))
+            plans.append(_plan(db, name, without_rowid, sql.fold(name) in restless, frozenset(missing), made_by))
             refused += [
                 Refused(name, f"{reason}; without it, {name} is carried", index) for index, reason in missing.items()
             ]
@@ -120,12 +121,14 @@ def virtual_tables(
     """The virtual tables that are carried, and those that can't be with the reason; globs as in `inspect`."""
     virtuals, refused = [], []
     tables = dict(all_rows(db, "SELECT name, wr FROM pragma_table_list WHERE schema='main'"))
-    for owned in owned_tables(db):
+    texts = texts_by_table(db) if (found := owned_tables(db)) else {}
+    for owned in found:
         if not selected(owned.name, include, exclude):
             continue
         try:
             shadows = tuple(
-                _plan(db, shadow, bool(tables[shadow]), False, frozenset()).shape for shadow in owned.shadows
+                _plan(db, shadow, bool(tables[shadow]), False, frozenset(), texts.get(shadow, ())).shape
+                for shadow in owned.shadows
             )
         except ValueError as error:
             refused.append(Refused(owned.name, f"of a table that it is kept in: {error}"))
@@ -134,8 +137,10 @@ def virtual_tables(
     return virtuals, refused
 
 
-def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool, left_out: frozenset[str]) -> TablePlan:
-    """The plan of one ordinary table, whose mirror has all indexes but those `left_out`.
+def _plan(
+    db: apsw.Connection, table: str, without_rowid: bool, reread: bool, left_out: frozenset[str], made_by: Texts
+) -> TablePlan:
+    """The plan of one ordinary table, `made_by` these texts, whose mirror has all indexes but those `left_out`.
 
     Raises ValueError with the reason where there can be none.
     """
@@ -148,7 +153,7 @@ def _plan(db: apsw.Connection, table: str, without_rowid: bool, reread: bool, le
     key_index = next((name for name, _, origin, _ in indexes if origin == "pk"), None)
     key, hidden_key, collations = _key(db, info, primary, key_index, without_rowid)
     columns = (*key, *(name for name in stored if hidden_key or name not in key))
-    uniques, all_probed = _uniques(db, table, set(stored), indexes, key_index if without_rowid else None)
+    uniques, all_probed = _uniques(db, set(stored), indexes, key_index if without_rowid else None, dict(made_by))
     unseen = next((index for index, unique, *_ in indexes if unique and index in left_out), None)
     if unseen and (reread or not all_probed):
         why = "the table has triggers or foreign keys that act" if reread else "its text can't be read"
@@ -253,10 +258,10 @@ def _key(
 
 def _uniques(
     db: apsw.Connection,
-    table: str,
     stored: set[str],
     indexes: Sequence[tuple[str, int, str, int]],
     key_index: str | None,
+    texts: Mapping[str, str],
 ) -> tuple[list[Unique], bool]:
     """The UNIQUE indexes other than the key, and whether every one of them can be probed."""
     found: list[Unique] = []
@@ -270,15 +275,14 @@ def _uniques(
         columns = tuple(name for _, name, _ in parts)
         # An UPDATE never names a generated column, so one in the index means any column may matter.
         if plain and not partial and stored.issuperset(columns):
-            found.append(Unique(tuple((_quoted(n), coll) for _, n, coll in parts), "", columns, lasting))
+            found.append(Unique(tuple((sql.name(n), coll) for _, n, coll in parts), "", columns, lasting))
             continue
-        made_by = find_row(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
-        parsed = parse_index(made_by[0]) if made_by and made_by[0] else None
+        parsed = parse_index(texts[index]) if index in texts else None
         if parsed is None or len(parsed[0]) != len(parts):
             all_probed = False
             continue
         terms = tuple(
-            (_quoted(name) if cid >= 0 else expression, coll or "BINARY")
+            (sql.name(name) if cid >= 0 else expression, coll or "BINARY")
             for (cid, name, coll), expression in zip(parts, parsed[0], strict=True)
         )
         found.append(Unique(terms, parsed[1], None, lasting))
@@ -330,10 +334,6 @@ _ORDER = re.compile(
     r"""(\s+COLLATE\s+("(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|\S+))?(\s+(ASC|DESC))?\s*$""",
     re.IGNORECASE,
 )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _may_be_long(declared: str) -> bool:

@@ -24,7 +24,7 @@ from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Refused
 from rollrep.query import all_rows, find_row, has_table, one_row, one_value
 from rollrep.source.alone import refuse_while_migrated
-from rollrep.source.capturing import OURS, capture_table, make_room, release, stands, triggers_by_table
+from rollrep.source.capturing import OURS, capture_tables, make_room, release, stands, triggers_by_table
 from rollrep.source.database import changing_schema, writing
 from rollrep.source.inspect import inspect
 from rollrep.source.log import (
@@ -43,6 +43,7 @@ from rollrep.source.log import (
     schema_version,
     write_unseen_mark,
 )
+from rollrep.source.pins import read_pins
 from rollrep.source.readded import count_changes
 from rollrep.source.tables import (
     FORGOTTEN,
@@ -139,8 +140,7 @@ def release_all(db: apsw.Connection) -> None:
     """
     with changing_schema(db):
         version = schema_version(db)
-        for shape in current_shapes(db):
-            release(db, shape.table)
+        release(db, {shape.table for shape in current_shapes(db)})
         for name in _objects_of_ours(db, "index"):
             db.execute(f"DROP INDEX {sql.name(name)}")
         _write_mark(db, MIGRATING_MARK, {CHANGES_KNOWN: schema_version(db) - version})
@@ -211,20 +211,20 @@ def _install(
     accounted = 0 if created else count_changes(db)
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
-    old, triggers = {shape.table: shape for shape in current_shapes(db)}, triggers_by_table(db)
+    old = {shape.table: shape for shape in current_shapes(db)}
+    triggers, pins = triggers_by_table(db), read_pins(db)
     kept, to_capture = [], []
     for plan in plans:
         known = old.pop(plan.shape.table, None)
-        if known is not None and plan.shape.table not in in_doubt and stands(db, plan, known, triggers):
+        if known is not None and plan.shape.table not in in_doubt and stands(plan, known, triggers, pins):
             kept.append(plan.shape.table)
         else:
             to_capture.append(plan)
     captured = [plan.shape.table for plan in to_capture]
+    if to_capture or old:
+        release(db, {*captured, *old})
     make_room(db, to_capture)
-    for plan in to_capture:
-        capture_table(db, plan)
-    for table in old:
-        release(db, table)
+    capture_tables(db, to_capture)
     _set_log_triggers(db, limits)
     if not created:
         _mend_log(db)

@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from rollrep.core.errors import NotSetUp, RollrepError
-from rollrep.core.nouns import PREFIX, Facts, Op, Point, Position, Refused, Shape
+from rollrep.core.nouns import Facts, Op, Point, Position, Refused, Shape
 from rollrep.query import all_rows, as_text, find_row, has_table, one_row, one_value, text_bytes
 from rollrep.source.tables import FORGOTTEN, FORMAT, LOG, META, POINT, POINT_SIZE, SCHEMA_TEXT, SHAPE, Limits
 
@@ -70,17 +70,6 @@ def is_current(db: apsw.Connection) -> bool:
 def schema_version(db: apsw.Connection) -> int:
     """SQLite's own count of changes to the schema: each ALTER, CREATE, DROP is one, and VACUUM is too."""
     return int(db.pragma("schema_version"))
-
-
-def count_new_objects(db: apsw.Connection) -> int:
-    """How many objects of the application's there are by names that were not captured: each took a change to make."""
-    return int(
-        one_value(
-            db,
-            f"SELECT count(*) FROM sqlite_schema, {META} WHERE sql IS NOT NULL AND name NOT GLOB '{PREFIX}*'"
-            " AND instr(char(10) || schema_text, char(10) || type || ' ' || name || ' ') = 0",
-        )
-    )
 
 
 def is_whole(db: apsw.Connection, pruned_through: int) -> bool:

@@ -11,25 +11,43 @@ Knows: SQLite's schema table, core.  Does not know: the log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import apsw
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
 
+Pins = Mapping[str, tuple[str, str]]
+"""the name of each index of ours, with its table and its text"""
 
-def is_pinned(db: apsw.Connection, table: str) -> bool:
-    return _pins(db, table).get(_name(table)) == _index(table)
+
+def read_pins(db: apsw.Connection) -> Pins:
+    """Of all tables at once, because each reading reads the whole schema."""
+    rows = all_rows(
+        db, "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?", (f"{PREFIX}*",)
+    )
+    return {name: (table, text) for name, table, text in rows}
 
 
-def pin(db: apsw.Connection, table: str) -> None:
-    """Puts the pin in, and takes those out that a renamed table has brought along."""
-    found = _pins(db, table)
-    for name, text in found.items():
-        if (name, text) != (_name(table), _index(table)):
+def is_pinned(pins: Pins, table: str) -> bool:
+    return _name(table) in pins and pins[_name(table)][1] == _index(table)
+
+
+def pin(db: apsw.Connection, tables: Sequence[str]) -> None:
+    """Puts the pins in, and takes those out that a renamed table has brought along."""
+    wanted = {_name(table): _index(table) for table in tables}
+    folded = {sql.fold(table) for table in tables}
+    there = set()
+    for name, (table, text) in read_pins(db).items():
+        if wanted.get(name) == text:
+            there.add(name)
+        elif name in wanted or sql.fold(table) in folded:
             db.execute(f"DROP INDEX {sql.name(name)}")
-    if found.get(_name(table)) != _index(table):
-        db.execute(_index(table))
+    for name, text in wanted.items():
+        if name not in there:
+            db.execute(text)
 
 
 def _name(table: str) -> str:
@@ -38,14 +56,3 @@ def _name(table: str) -> str:
 
 def _index(table: str) -> str:
     return f"CREATE INDEX {sql.name(_name(table))} ON {sql.name(table)}(1) WHERE 0"
-
-
-def _pins(db: apsw.Connection, table: str) -> dict[str, str]:
-    """Name to text of the indexes of ours that are on the table, or are named after it on another."""
-    rows = all_rows(
-        db,
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND name GLOB ?"
-        " AND (tbl_name = ? COLLATE NOCASE OR name = ?)",
-        (f"{PREFIX}*", table, _name(table)),
-    )
-    return dict(rows)

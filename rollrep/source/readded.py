@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import apsw
 import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import Op, Shape
-from rollrep.query import all_rows, find_row, one_row, one_value, own_collations
+from rollrep.query import all_rows, find_row, one_value, own_collations
 from rollrep.source.capture import EVENTS, trigger_name
+from rollrep.source.captured_schema import CapturedSchema, captured_schema, count_new_objects
 from rollrep.source.inspect import can_be_dropped, default_as_sql
-from rollrep.source.log import CHANGES_KNOWN, count_new_objects, schema_version
+from rollrep.source.log import CHANGES_KNOWN, schema_version
 from rollrep.source.tables import FORGOTTEN, LOG, META, SHAPE
 
 ROWS = 1_000
@@ -49,7 +50,8 @@ def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list
     # Nearly always nothing has changed; then the thousand tables that there may be are not looked at.
     if unaccounted < 2 or unaccounted - count_changes(db) < 2 or not reached:
         return []
-    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, position_id)]
+    before, now = captured_schema(db), _tables(db)
+    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, position_id, before, now)]
 
 
 def count_changes(db: apsw.Connection) -> int:
@@ -57,8 +59,8 @@ def count_changes(db: apsw.Connection) -> int:
     triggers: dict[str, set[str]] = {}
     for name, table in all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"):
         triggers.setdefault(table, set()).add(name)
-    shapes = _shapes(db, sys.maxsize)
-    return count_new_objects(db) + sum(_count_changes(db, each, triggers.get(each.table, set())) for each in shapes)
+    known = sum(_count_changes(db, each, triggers.get(each.table, set())) for each in _shapes(db, sys.maxsize))
+    return known + count_new_objects(db, captured_schema(db))
 
 
 def _shapes(db: apsw.Connection, since: int) -> list[Shape]:
@@ -70,6 +72,11 @@ def _shapes(db: apsw.Connection, since: int) -> list[Shape]:
         (since,),
     )
     return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
+
+
+def _tables(db: apsw.Connection) -> dict[str, str]:
+    """The text of each; at once, because each reading reads the whole schema."""
+    return dict(all_rows(db, "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"))
 
 
 def _columns(db: apsw.Connection, table: str) -> list[str]:
@@ -86,13 +93,19 @@ def _count_changes(db: apsw.Connection, shape: Shape, triggers: Set[str]) -> int
     return max(len(before - now), len(now - before))
 
 
-def _is_in_doubt(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
+def _is_in_doubt(
+    db: apsw.Connection, shape: Shape, position_id: int, before: CapturedSchema | None, now: Mapping[str, str]
+) -> bool:
     column, table = shape.columns[-1], sql.name(shape.table)
     if shape.width == shape.key_width:
         return False
     if column not in _columns(db, shape.table) or not _has_key(db, shape):
         return True
-    if not can_be_dropped(db, shape.table, column) or not _may_be_added_again(db, shape.table, column):
+    if not can_be_dropped(db, shape.table, column):
+        return False
+    text = now[shape.table]
+    # By another text nothing is to be learned from it.
+    if before and before.has("table", shape.table, text) and not _may_be_added_again(db, shape.table, column, text):
         return False
     default = default_as_sql(db, shape.table, column)
     keys = [f"k{n}" for n in range(shape.key_width)]
@@ -126,16 +139,8 @@ def _has_key(db: apsw.Connection, shape: Shape) -> bool:
     return True
 
 
-def _may_be_added_again(db: apsw.Connection, table: str, column: str) -> bool:
+def _may_be_added_again(db: apsw.Connection, table: str, column: str, text: str) -> bool:
     """Whether dropping `column`, and all behind it, and adding them again could lead to the very same text."""
-    text, as_captured = one_row(
-        db,
-        f"SELECT sql, instr(schema_text, 'table ' || name || ' ' || sql) > 0 FROM sqlite_schema, {META}"
-        " WHERE type = 'table' AND name = ?",
-        (table,),
-    )
-    if not as_captured:
-        return True
     columns = _columns(db, table)
     with contextlib.closing(apsw.Connection(":memory:")) as empty:
         try:
