@@ -23,7 +23,7 @@ import apsw
 from rollrep.core.nouns import Layout, Shape
 from rollrep.destination.parts import scan_of
 from rollrep.leaf_pages import LeafPages
-from rollrep.query import one_value
+from rollrep.query import all_rows
 from rollrep.wire.leaves import (
     MOST_BYTES,
     NO_CELL,
@@ -150,6 +150,9 @@ class OwnLeaves:
     def __init__(self, db: apsw.Connection, path: Path, layout: Layout) -> None:
         self._db = db
         self._layout = layout
+        # Looked up for each table that is compared: to search the schema each time is slow where they are many.
+        self._texts = {each.name: each.sql for each in layout.objects if each.type == "table"}
+        self._own_texts = dict(all_rows(db, "SELECT name, sql FROM main.sqlite_schema WHERE type = 'table'"))
         # Ours may be cut more finely.
         self._pages = LeafPages(lambda vfs: _open(path, vfs), 2 * MOST_BYTES)
 
@@ -161,11 +164,8 @@ class OwnLeaves:
         if shape.without_rowid:
             return False
         kept = (self._db.pragma("encoding"), self._db.pragma("page_size"))
-        texts = [each.sql for each in self._layout.objects if (each.type, each.name) == ("table", shape.table)]
-        ours = one_value(
-            self._db, "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?", (shape.table,)
-        )
-        return kept == (self._layout.encoding, self._layout.page_size) and texts == [ours]
+        theirs, ours = self._texts.get(shape.table), self._own_texts.get(shape.table)
+        return kept == (self._layout.encoding, self._layout.page_size) and theirs is not None and theirs == ours
 
     def within(self, shape: Shape, span: KeyRange) -> list[bytes] | None:
         """The leaves of the rows within `span`; None where they can't be seen, or are too many."""
