@@ -6,6 +6,7 @@ import compileall
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from pair import FollowedPair
 from ssh_servers import EmbeddedServer, OpensshServer, openssh_server, paramiko_server
@@ -22,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(rollrep.__file__).parent, quiet=1)
+
+
+def pytest_unconfigure() -> None:
+    forked.stop()
 
 
 @pytest.fixture(autouse=True, scope="session")

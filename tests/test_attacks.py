@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import forked
 import msgspec
 import oracle
 import pytest
@@ -420,8 +421,5 @@ def test_pull_ends_in_a_sentence_when_a_point_is_of_no_time(pair: FollowedPair, 
     place_config = tmp_path / "rollrep.toml"
     place_config.write_text(f'store = "{pair.store.folder.parent}"\n[jobs.job]\nsource = "local:{pair.path}"\n')
     for command in (("pull",), ("points", "job"), ("timeline", "job"), ("status",), ("restore", "job", "-o", "o.db")):
-        done = subprocess.run(
-            [ROLLREP, *command], capture_output=True, text=True, check=False, cwd=tmp_path,
-            env={**os.environ, "TZ": "Pacific/Kiritimati"},
-        )  # fmt: skip
+        done = forked.run(*command, cwd=tmp_path, env={**os.environ, "TZ": "Pacific/Kiritimati"})
         assert "Traceback" not in done.stderr, done.stderr

@@ -1,6 +1,6 @@
 """The command as a person and a script meet it: exit code, one sentence, the next command, the JSON that is promised.
 
-Everything runs the installed `rollrep` in a process of its own.  A command that refuses leaves every file as it
+Everything runs `rollrep` in a process of its own (see forked.py).  A command that refuses leaves every file as it
 was; that is checked each time, byte for byte.
 """
 
@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import forked
 import make
 import oracle
 import pytest
+from forked import ROLLREP
 from sources import copy_source
 
 from rollrep.cli.main import DESTINATION
 from rollrep.core.errors import Temporary, VerifyFailed
 
-ROLLREP = Path(sys.executable).with_name("rollrep")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 SOURCE_COMMANDS = ("install", "status", "point", "uninstall")
 Done = subprocess.CompletedProcess[str]
@@ -55,11 +56,14 @@ class Place:
     def run(self, *arguments: object, under: tuple[str, ...] = (), **environment: str) -> Done:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLREP", "XDG", "SSH"))}
         path = f"{ROLLREP.parent}:{kept['PATH']}"
-        done = subprocess.run(
-            [*under, str(ROLLREP), *map(str, arguments)],
-            capture_output=True, text=True, check=False, timeout=100, cwd=self.folder, stdin=subprocess.DEVNULL,
-            env={**kept, "PATH": path, "HOME": str(self.home), "TZ": "UTC", **environment},
-        )  # fmt: skip
+        env = {**kept, "PATH": path, "HOME": str(self.home), "TZ": "UTC", **environment}
+        if under:
+            done = subprocess.run(
+                [*under, str(ROLLREP), *map(str, arguments)],
+                capture_output=True, text=True, check=False, timeout=100, cwd=self.folder, stdin=subprocess.DEVNULL, env=env,
+            )  # fmt: skip
+        else:
+            done = forked.run(*arguments, cwd=self.folder, env=env)
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         return done
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import forked
 import make
 import oracle
 import pytest
+from forked import ROLLREP
 from pair import FollowedPair
 from sources import copy_source, pull_once, recompute
 
@@ -37,12 +39,11 @@ from rollrep.source.log import has_log
 from rollrep.source.tables import Limits
 
 SCHEMAS = ("django", "rails", "bookmarks", "recorder", "notes")
-ROLLREP = Path(sys.executable).with_name("rollrep")
 LOG_IDS = "SELECT min(id), max(id), count(*) FROM _rollrep_log"
 
 
 def rollrep(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ROLLREP, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+    return forked.run(*arguments, timeout=60)
 
 
 def told(*arguments: object) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import oracle
 import pytest
+from forked import ROLLREP
 from pair import FollowedPair
 
 from rollrep.core.errors import Temporary
 from rollrep.destination.catalog import Catalog
 
-ROLLREP = Path(sys.executable).with_name("rollrep")
 SHOP = """
     CREATE TABLE account(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, city TEXT, zip);
     CREATE TABLE item(sku TEXT PRIMARY KEY, name TEXT, price) WITHOUT ROWID;
@@ -54,7 +55,7 @@ def written(db: Path, *statements: str) -> list[str]:
 
 
 def rollrep(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ROLLREP, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+    return forked.run(*arguments, timeout=60)
 
 
 def migrated(db: Path, command: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import forked
 import oracle
 import pytest
 from features import CARRIED, REFUSED
@@ -26,7 +25,6 @@ ROWS = [
     if line.startswith("| ") and not line.startswith("| feature")
 ]
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").glob("test_*.py")))
-ROLLREP = Path(sys.executable).with_name("rollrep")
 NOT_INSIDE = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA", "!INSERT OR ROLLBACK")
 """statements that mean nothing, or another thing, inside a savepoint"""
 
@@ -77,7 +75,7 @@ def test_feature_arrives(feature: str, pair: FollowedPair) -> None:
 def test_install_names_what_is_not_carried(feature: str, pair: FollowedPair) -> None:
     schema, table, reason = REFUSED[feature]
     pair.do(schema + "; CREATE TABLE plain(id INTEGER PRIMARY KEY, a); PRAGMA journal_mode = WAL")
-    said = subprocess.run([ROLLREP, "source", "install", pair.path], capture_output=True, text=True, check=True).stdout
+    said = forked.run("source", "install", pair.path, check=True).stdout
     assert f"NOT CARRIED {table}: {reason}\n" in said
     assert pair.pull() == ("mirror", "first")
     pair.do("INSERT INTO plain(a) VALUES (1)")
@@ -100,16 +98,16 @@ def test_install_warns_when_a_foreign_key_refers_to_no_key(child: str, loose: bo
         "CREATE TABLE p(id INTEGER PRIMARY KEY, a, b UNIQUE, c, d, UNIQUE(b, c)); CREATE UNIQUE INDEX i ON p(d) WHERE d > 1;"
         f"CREATE TABLE c({child})"
     )
-    install = [ROLLREP, "source", "install", pair.path]
-    said = subprocess.run(install, capture_output=True, text=True, check=True).stdout
+    install = ("source", "install", pair.path)
+    said = forked.run(*install, check=True).stdout
     assert ("WARN       c refers to p by a foreign key, and to no key of it" in said) == loose
-    told = json.loads(subprocess.run([*install, "--json"], capture_output=True, text=True, check=True).stdout)
+    told = json.loads(forked.run(*install, "--json", check=True).stdout)
     assert told["references_to_no_key"] == ([["c", "p"]] if loose else [])
     if loose:
         pair.do("PRAGMA foreign_keys = ON")
         with pytest.raises(apsw.SQLError, match="foreign key mismatch"):
             pair.do("INSERT INTO p DEFAULT VALUES")
-        subprocess.run([*install, "--exclude", "p"], capture_output=True, check=True)
+        forked.run(*install, "--exclude", "p", check=True)
         pair.do(
             "SELECT * FROM p"
         )  # SQLite looks at the changed schema when it runs a statement, not when it refuses one
