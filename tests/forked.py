@@ -38,6 +38,8 @@ ROLLREP = Path(sys.executable).with_name("rollrep")
 Done = subprocess.CompletedProcess[str]
 LARGEST = 1 << 20
 """Bytes of a request: arguments and environment."""
+SELDOM = {"rollrep.__main__", "rollrep.transport.link", "rollrep.transport.login", "rollrep.transport.ssh"}
+"""Not loaded before: with paramiko there is half as much memory again to share, and most tests have no need of SSH."""
 
 
 # ---------------------------------------------------------------- in the test
@@ -218,7 +220,7 @@ def modules() -> Iterator[str]:
     import rollrep
 
     for found in pkgutil.walk_packages(rollrep.__path__, "rollrep."):
-        if found.name != "rollrep.__main__":
+        if found.name not in SELDOM:
             yield found.name
 
 
