@@ -104,6 +104,7 @@ class _Waiting:
                     os.close(given)
             said = _read(command, reads, timeout_s)
         _, _, code = said["end"].decode().partition(" ")
+        assert code, "the process that waits for commands is gone; what ended it stands above"
         text = [said[name].decode().replace("\r\n", "\n").replace("\r", "\n") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(list(command), int(code), *text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -105,9 +104,17 @@ def test_commands_run_at_once_and_end_by_a_signal_when_it_is_sent(pair: Followed
 
 
 def test_command_is_killed_when_it_takes_too_long(pair: FollowedPair) -> None:
-    waits = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    pids = pair.folder / "pids"
+    waits = "import os, time; print(os.getppid(), os.getpid(), file=open('pids', 'w'), flush=True); time.sleep(60)"
     command = ("source", "migrate", pair.path, "--", sys.executable, "-c", waits)
-    with pytest.raises(subprocess.TimeoutExpired):
-        forked.run(*command, cwd=pair.folder, timeout=3)
-    with contextlib.suppress(FileNotFoundError):
-        os.kill(int((pair.folder / "pid").read_text()), signal.SIGKILL)
+    for seconds in (1, 5, 25):
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked.run(*command, cwd=pair.folder, timeout=seconds)
+        if pids.exists() and (told := pids.read_text()):
+            break
+    killed, sleeping = map(int, told.split())
+    os.kill(sleeping, signal.SIGKILL)
+    with pytest.raises(ProcessLookupError):
+        while True:
+            os.kill(killed, 0)
+            time.sleep(0.01)
