@@ -18,6 +18,7 @@ import pytest
 from pair import FollowedPair
 from sources import pull_once
 
+from rollrep.destination.differences import beside, compare
 from rollrep.destination.pull import Outcome
 from rollrep.source.database import open_source
 from rollrep.source.install import install, release_all, uninstall
@@ -128,6 +129,22 @@ def test_no_table_costs_a_reading_of_the_schema_when_each_is_compared(tmp_path: 
         counted.append((readings(at_source), readings(at_mirror)))
     assert counted[0] == counted[1]
     assert min(counted[0]) > 0
+
+
+def test_tables_are_listed_as_often_when_many_are_compared(tmp_path: Path) -> None:
+    """To ask SQLite of one by its name lists all of them."""
+    counted = []
+    for count in (FEW, MANY):
+        before, after = tmp_path / f"{count}.db", tmp_path / f"{count} later.db"
+        for path in (before, after):
+            with contextlib.closing(apsw.Connection(str(path))) as db:
+                db.execute(tables(count))
+        found: list[str] = []
+        with beside(before, after) as db:
+            db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event, found=found: found.append(event["sql"]))
+            assert compare(db).is_empty
+        counted.append(sum("table_list" in sql for sql in found))
+    assert counted[0] == counted[1] > 0
 
 
 def test_schema_is_kept_in_memory_when_capture_of_many_tables_is_changed(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class SchemaRow:
 
 def schema_rows(db: apsw.Connection, schema: str) -> list[SchemaRow]:
     """The application's own objects, in the order in which they were made; shadow tables left out."""
-    shadows = {name for name, kind in _listed(db, schema).items() if kind == "shadow"}
+    shadows = {name for name, (kind, _) in _listed(db, schema).items() if kind == "shadow"}
     found = all_rows(
         db, f"SELECT type, name, tbl_name, sql FROM {schema}.sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
     )
@@ -74,25 +74,30 @@ def schema_rows(db: apsw.Connection, schema: str) -> list[SchemaRow]:
 
 def virtual_tables(db: apsw.Connection, schema: str) -> list[str]:
     """Tables whose rows are a module's."""
-    return [name for name, kind in _listed(db, schema).items() if kind == "virtual"]
+    return [name for name, (kind, _) in _listed(db, schema).items() if kind == "virtual"]
 
 
 def described(db: apsw.Connection, schema: str) -> dict[str, Described]:
     """The application's ordinary tables, by name."""
-    kinds = _listed(db, schema)
+    listed = _listed(db, schema)
     texts = {row.name: row.sql for row in schema_rows(db, schema) if row.type == "table"}
-    return {name: _describe(db, schema, name, text) for name, text in texts.items() if kinds.get(name) == "table"}
+    return {
+        name: _describe(db, schema, name, text, listed[name][1])
+        for name, text in texts.items()
+        if name in listed and listed[name][0] == "table"
+    }
 
 
-def _listed(db: apsw.Connection, schema: str) -> dict[str, str]:
-    return dict(all_rows(db, "SELECT name, type FROM pragma_table_list WHERE schema = ?", (schema,)))
+def _listed(db: apsw.Connection, schema: str) -> dict[str, tuple[str, bool]]:
+    """Each table's kind, and whether it is WITHOUT ROWID; at once, for to ask of one SQLite lists all the same."""
+    rows = all_rows(db, "SELECT name, type, wr FROM pragma_table_list WHERE schema = ?", (schema,))
+    return {name: (kind, bool(without_rowid)) for name, kind, without_rowid in rows}
 
 
-def _describe(db: apsw.Connection, schema: str, name: str, text: str) -> Described:
+def _describe(db: apsw.Connection, schema: str, name: str, text: str, without_rowid: bool) -> Described:
     info = all_rows(db, "SELECT name, pk, hidden FROM pragma_table_xinfo(?, ?)", (name, schema))
     columns = tuple(column for column, _, hidden in info if hidden == 0)
     primary = tuple(column for column, pk, _ in sorted(info, key=lambda row: row[1]) if pk)
-    [(without_rowid,)] = all_rows(db, "SELECT wr FROM pragma_table_list WHERE schema = ? AND name = ?", (schema, name))
     indexes = all_rows(db, 'SELECT name, origin, partial FROM pragma_index_list(?, ?) WHERE "unique"', (name, schema))
     pk_index = next((index for index, origin, _ in indexes if origin == "pk"), None)
     hidden_key = False
@@ -117,10 +122,10 @@ def _describe(db: apsw.Connection, schema: str, name: str, text: str) -> Describ
         # An index on a generated column changes with columns that it does not name.
         unique = {ANY_COLUMN}
     terms = tuple(
-        "{}" + sql.name(column) + _collate(db, schema, name, column, collation, without_rowid=bool(without_rowid))
+        "{}" + sql.name(column) + _collate(db, schema, name, column, collation, without_rowid=without_rowid)
         for column, collation in zip(key, collations, strict=False)
     )
-    return Described(name, text, columns, key, terms, hidden_key, bool(without_rowid), frozenset(unique), primary)
+    return Described(name, text, columns, key, terms, hidden_key, without_rowid, frozenset(unique), primary)
 
 
 def _collate(db: apsw.Connection, schema: str, table: str, column: str, collation: str, *, without_rowid: bool) -> str:
