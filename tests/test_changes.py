@@ -132,6 +132,17 @@ def test_snapshot_is_whole_when_changes_grow_too_large_or_too_many(
     assert problems(pair) == []
 
 
+def test_no_row_is_read_for_a_change_when_its_keys_alone_are_too_many(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LARGEST_SHARE", 0.5)
+    monkeypatch.setattr(changes, "put_rows", lambda _db, _shapes: pytest.fail("what will be too large is made"))
+    rows = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 5000)"
+    pair.do(f"INSERT INTO t(id, v) {rows} SELECT i + 100, 'row ' || i FROM c")
+    pull_once(pair.store, pair.path, snapshot_s=0)
+    assert [each.base for each in snapshots(pair)] == [None, None]
+
+
 @pytest.mark.parametrize(
     "schema",
     ["CREATE VIRTUAL TABLE words USING fts5(word)", "CREATE TABLE u(a INTEGER PRIMARY KEY, b, c AS (b + 1) UNIQUE)"],

@@ -20,7 +20,7 @@ import apsw
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Op, Shape
-from rollrep.query import all_rows
+from rollrep.query import all_rows, one_value
 from rollrep.wire.images import log_table, log_width
 
 CHANGED = "changed"
@@ -57,10 +57,20 @@ def note_keys(db: apsw.Connection, shapes: Sequence[Shape], after: int) -> None:
         )
 
 
+def count_keys(db: apsw.Connection) -> int:
+    """How many keys are remembered."""
+    return sum(int(one_value(db, f"SELECT count(*) FROM temp.{name}")) for name in _remembered(db))
+
+
+def _remembered(db: apsw.Connection) -> set[str]:
+    """The tables of keys."""
+    found = all_rows(db, f"SELECT name FROM sqlite_temp_schema WHERE type = 'table' AND name GLOB '{KEYS}_*'")
+    return {name for (name,) in found}
+
+
 def put_rows(db: apsw.Connection, shapes: Sequence[Shape]) -> None:
     """Puts the rows of the remembered keys, as the mirror has them now, into `changed`."""
-    found = all_rows(db, "SELECT name FROM sqlite_temp_schema WHERE type = 'table'")
-    remembered = {name for (name,) in found}
+    remembered = _remembered(db)
     for shape in (each for each in shapes if f"{KEYS}_{each.id}" in remembered):
         there = f"t.{sql.name(shape.key[0])} IS NOT NULL"
         values = [

@@ -35,7 +35,15 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.chains import chain_of, usable
-from rollrep.destination.change_rows import CHANGED, add_change, attach_changed, drop_needless, note_keys, put_rows
+from rollrep.destination.change_rows import (
+    CHANGED,
+    add_change,
+    attach_changed,
+    count_keys,
+    drop_needless,
+    note_keys,
+    put_rows,
+)
 from rollrep.destination.images import attach_log_file, detach_log_file
 from rollrep.destination.mirror_db import State, open_mirror, read_state, remove_database, transaction, write_state
 from rollrep.destination.replay import Replay, apply_facts
@@ -240,10 +248,16 @@ def _write_next(
     store: Store, catalog: Catalog, mirror: apsw.Connection, state: State, chain: Sequence[Snapshot], scratch: Path
 ) -> Snapshot | None:
     """The change from the end of `chain` to where the mirror stands; None where it is too large to be one."""
-    base = chain[-1]
+    base, room = chain[-1], LARGEST_SHARE * chain[0].bytes - sum(each.bytes for each in chain[1:])
     attach_changed(mirror, scratch, state.layout.shapes)
-    for _ in Archive(store, catalog).attached(mirror, state.line, base.id, state.position.id):
+    leads_here = Archive(store, catalog).attached(mirror, state.line, base.id, state.position.id)
+    for number, _ in enumerate(leads_here, 1):
         note_keys(mirror, state.layout.shapes, base.id)
+        # A key takes a byte at least.  To count them takes longer the more there are: so ever more seldom.
+        if number.bit_count() == 1 and count_keys(mirror) > room:
+            return None
+    if count_keys(mirror) > room:
+        return None
     load_digests(mirror, "sha1")
     with transaction(mirror):
         put_rows(mirror, state.layout.shapes)
@@ -262,7 +276,7 @@ def _write_next(
         )
     mirror.execute(f"DETACH {CHANGED}")
     change = _write(store, scratch, holds)
-    if sum(each.bytes for each in (*chain[1:], change)) > LARGEST_SHARE * chain[0].bytes:
+    if change.bytes > room:
         (store.folder / change.path).unlink()
         return None
     return change
