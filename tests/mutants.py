@@ -22,6 +22,7 @@ DROP = "tests/test_drop_column.py::test_"
 PAST = "tests/test_past.py::test_"
 LEAVES = "tests/test_leaves.py::test_"
 REPLACED = "tests/test_replaced.py::test_"
+MENDING = "tests/test_mending.py::test_"
 DIFFERS = r"mirror\.db:\n|restored\.db:\n"
 """what the oracle says when a mirror or a restore is not the source"""
 
@@ -139,8 +140,8 @@ MUTANTS = (
     Mutant(
         "nothing pins the rowids",
         "source/capturing.py",
-        "    if plan.pin_rowids:\n",
-        "    if False:\n",
+        "for plan in plans if plan.pin_rowids])",
+        "for plan in plans if False])",
         TRAPS + "rowids_stay_when_a_table_without_any_index_is_vacuumed",
         DIFFERS + "|does not have|schema",
     ),
@@ -456,7 +457,7 @@ MUTANTS = (
     Mutant(
         "leaves are compared though the table has another text here",
         "destination/leaves.py",
-        " and texts == [ours]",
+        " and theirs is not None and theirs == ours",
         "",
         LEAVES + "leaves_are_not_compared_when_the_mirror_has_another_text_of_the_table",
         "a default may be another",
@@ -504,7 +505,7 @@ MUTANTS = (
     Mutant(
         "install does not look for functions of the application",
         "source/inspect.py",
-        "missing = what_is_missing(name, texts.get(name, ()))",
+        "missing = what_is_missing(name, made_by)",
         "missing = {}",
         "tests/test_support.py::test_install_names_what_is_not_carried",
         "NOT CARRIED|non-zero exit status",
@@ -581,5 +582,53 @@ MUTANTS = (
         'f"old.{sql.name(column)} IS NOT new.{sql.name(column)}"',
         "tests/test_key_collations.py::"
         "test_mirror_and_restores_equal_source_when_a_key_has_another_collation_than_its_columns",
+    ),
+    Mutant(
+        "retention relies on what is damaged",
+        "destination/expire.py",
+        "keep, now, catalog.damaged())",
+        "keep, now)",
+        MENDING + "nothing_is_let_go_of_that_leads_around_damage",
+        "planned.lost == |assert set|restorable",
+    ),
+    Mutant(
+        "a change of virtual tables that is damaged is leapt over",
+        "destination/reach.py",
+        "if line == segment.line and first <= log_id <= segment.last:",
+        "if False:",
+        MENDING + "points_that_are_listed_can_be_restored_when_a_file_is_damaged",
+        "is damaged|is missing",
+    ),
+    Mutant(
+        "a segment goes and no hole is left",
+        "destination/mending.py",
+        "                catalog.add_hole(hole)",
+        "                pass",
+        MENDING + "points_that_are_listed_can_be_restored_when_a_file_is_damaged",
+        "no hole is recorded",
+    ),
+    Mutant(
+        "no snapshot is taken where nothing leads to the mirror any more",
+        "destination/mending.py",
+        "    if state and not state.reason and is_snapshot_due(",
+        "    if False and is_snapshot_due(",
+        MENDING + "snapshot_is_taken_when_what_led_to_the_mirror_is_damaged",
+        "restorable",
+    ),
+    Mutant(
+        "a damaged snapshot of the same moment is taken for one",
+        "destination/snapshots.py",
+        "for existing in usable(catalog.snapshots(), catalog.damaged()):",
+        "for existing in catalog.snapshots():",
+        MENDING + "snapshot_that_is_damaged_is_taken_again_when_the_mirror_stands_there",
+        "restorable",
+    ),
+    Mutant(
+        "a damaged mirror is compared and not made again",
+        "destination/pull.py",
+        "        put_mirror_aside(store)",
+        "        pass",
+        MENDING + "damaged_mirror_is_made_again_when_it_is_asked_for",
+        "missing from index|malformed|damaged|not a database",
     ),
 )

@@ -23,6 +23,7 @@ from rollrep.destination.expire import expiry_of, run_expiry
 from rollrep.destination.mending import Mended, mend
 from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
+from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.source.tables import Limits
 
@@ -190,6 +191,22 @@ def test_snapshot_is_taken_when_what_led_to_the_mirror_is_damaged(lives: dict[bo
         flip(file)
     newest = max(life.kept)
     assert life.mended().lost and life.restorable() == {newest}
+
+
+def test_snapshot_that_is_damaged_is_taken_again_when_the_mirror_stands_there(
+    lives: dict[bool, Life], tmp_path: Path
+) -> None:
+    life = as_it_was(lives[False], tmp_path)
+    life.do("UPDATE account SET note = 'later' WHERE id = 7")
+    life.pulled(snapshot_s=0.0)
+    with Catalog(life.store.catalog) as catalog:
+        newest = catalog.snapshots()[-1]
+    for file in [*files_of(life.store, "segment"), life.store.folder / newest.path]:
+        flip(file)
+    life.verified()
+    with life.store.locked(), Catalog(life.store.catalog) as catalog:
+        assert take_snapshot(life.store, catalog).id == newest.id == max(life.kept)
+    assert max(life.kept) in life.restorable()
 
 
 def test_pull_takes_a_whole_snapshot_when_a_segment_behind_the_last_one_is_damaged(
