@@ -13,6 +13,7 @@ import pytest
 from pair import FollowedPair
 from sources import copy_source, pull_once
 from test_cli import Place
+from test_history import versions_of
 
 from rollrep.core.errors import NotRestorable, VerifyFailed
 from rollrep.core.moments import ById
@@ -25,6 +26,8 @@ from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
+from rollrep.jobs.config import Config, Job
+from rollrep.jobs.rehearse import rehearse
 from rollrep.source.tables import Limits
 
 ROUNDS = 8
@@ -307,3 +310,23 @@ def test_commands_lead_out_of_a_damaged_archive(tmp_path: Path) -> None:
     assert "a file was damaged, and put aside" in done.stdout
     place.good("catalog", "shop", "--rebuild")
     place.good("verify", "shop")
+
+
+def test_history_goes_around_damage_that_is_known(lives: dict[bool, Life], tmp_path: Path) -> None:
+    life = as_it_was(lives[False], tmp_path)
+    flip(files_of(life.store, "segment")[0])
+    with pytest.raises(VerifyFailed):
+        versions_of(life, "account", ("id",), ("i:40",))
+    life.verified()
+    assert [each.what for each in versions_of(life, "account", ("id",), ("i:40",))].count("hole") == 1
+
+
+def test_rehearsal_is_no_success_when_it_went_around_a_file(lives: dict[bool, Life], tmp_path: Path) -> None:
+    life = as_it_was(lives[False], tmp_path)
+    job = Job("job", f"local:{life.path}")
+    config = Config(tmp_path / "rollrep.toml", life.store.folder.parent, {"job": job})
+    with Catalog(life.store.catalog) as catalog:
+        chosen = catalog.snapshots()[-1]
+    flip(life.store.folder / chosen.path)
+    found = rehearse(config, job, lambda catalog: find_point(catalog, ById(chosen.id)), lambda _: None)
+    assert not found.failed and found.damaged == (life.store.folder / chosen.path,) and "is damaged" in found.wrong

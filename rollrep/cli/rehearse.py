@@ -59,7 +59,7 @@ def rehearse_command(
                 error = VerifyFailed(
                     f"the rehearsal of {job.name} failed: {found.wrong}",
                     remedy=f"rollrep verify {job.name}, which names damaged files and what stays restorable"
-                    if found.failed
+                    if found.failed or found.damaged
                     else f"look at it: rollrep shell {job.name} --at point:{found.point.point}",
                 )
         except RollrepError as caught:

@@ -13,11 +13,12 @@ import itertools
 
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Hole, Segment, Snapshot
+from rollrep.destination.chains import usable
 
 LET_GO = "let go of"
 """the reason of a hole that no mirror operation left: its operations are not kept any more"""
 DAMAGED = "damaged"
-"""the reason of one that a file left which was put aside"""
+"""the reason of one that a damaged file leaves"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Window:
 def stretches(catalog: Catalog, window: Window) -> list[Stretch]:
     """What is known inside `window`, oldest line first; each begins at the nearest snapshot before."""
     found: list[Stretch] = []
-    for _, of_line in itertools.groupby(catalog.snapshots(), lambda each: each.line):
+    damaged = catalog.damaged()
+    for _, of_line in itertools.groupby(usable(catalog.snapshots(), damaged), lambda each: each.line):
         mine: list[Stretch] = []
         for snapshot in of_line:
             at = (snapshot.line, snapshot.id)
@@ -58,11 +60,14 @@ def stretches(catalog: Catalog, window: Window) -> list[Stretch]:
             if mine and snapshot.id > mine[-1].end:
                 end = mine[-1].end
                 inside = (each for each in catalog.holes() if each.line == snapshot.line and each.after >= end)
-                hole = next(inside, Hole(snapshot.line, end, snapshot.id, LET_GO))
+                leads_on = catalog.segments_after(snapshot.line, end)
+                why = DAMAGED if leads_on and leads_on[0].path in damaged else LET_GO
+                hole = next(inside, Hole(snapshot.line, end, snapshot.id, why))
+            whole = itertools.takewhile(
+                lambda segment: segment.path not in damaged, catalog.segments_after(snapshot.line, snapshot.id)
+            )
             following = tuple(
-                segment
-                for segment in catalog.segments_after(snapshot.line, snapshot.id)
-                if window.until is None or (segment.line, segment.first) <= window.until
+                segment for segment in whole if window.until is None or (segment.line, segment.first) <= window.until
             )
             if begins_window:
                 mine.clear()

@@ -68,12 +68,16 @@ class Rehearsal:
     queries: list[Asked] = dataclasses.field(default_factory=list)
     failed: str = ""
     """why the restore itself failed; empty where it did not"""
+    damaged: tuple[Path, ...] = ()
+    """files that the restore went around"""
 
     @property
     def wrong(self) -> str:
         """A sentence about what was wrong; empty where nothing was."""
         if self.failed:
             return f"point {self.point.point} could not be restored: {self.failed}"
+        if self.damaged:
+            return f"point {self.point.point} was restored by another way, as {self.damaged[0]} is damaged"
         bad = [each for each in self.queries if not each.right]
         return "; ".join(f"point {self.point.point}: {each.name}: {each.said}" for each in bad)
 
@@ -143,6 +147,7 @@ def _rehearse(
         found.failed = getattr(error, "facts", str(error))
         return found
     found.seconds, found.rows, found.bytes = monotonic_s() - began, restored.rows, output.stat().st_size
+    found.damaged = restored.damaged
     for query in job.rehearse_queries:
         progress(f"asking {query.name}")
         found.queries.append(_ask(output, query))
