@@ -25,10 +25,12 @@ from sim_disk import Died, DiskFault
 from sim_line import draw_faults
 
 from rollrep.core.errors import RollrepError
+from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import make_snapshot
+from rollrep.destination.mending import mend
 from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.retention import Grid
@@ -469,25 +471,16 @@ def repaired(run: Run, why: str, *, must_differ: bool) -> None:
 
 @injection("X22 X40", "one bit of an archived file is flipped: verify names it; then it is put right, or put aside", 1)
 def bit_rots(run: Run) -> None:
-    files = sorted([*run.store.archive.rglob("*.segment"), *run.store.snapshots.glob("*.snapshot")])
-    if not files or not run.store.catalog.exists():
+    if not any(run.store.archive.rglob("*.segment")) and not any(run.store.snapshots.glob("*.snapshot")):
         return
-    # Who was killed in between leaves a file that the catalog does not know, and nothing ever reads.
     with Catalog(run.store.catalog) as catalog:
-        known = {run.store.folder / each.path for each in (*catalog.segments(), *catalog.snapshots())}
-    files = [file for file in files if file in known]
-    if not files:
+        flipped = flip_a_bit(run, catalog)
+    if flipped is None:
         return
-    file = run.rng.choice(files)
-    whole = bytearray(file.read_bytes())
-    at = run.rng.randrange(len(whole))
-    whole[at] ^= 1 << run.rng.randrange(8)
-    sound, _ = file.read_bytes(), file.write_bytes(whole)
+    file, sound = flipped
     with run.disk.acting("pull"):
         found = verifying.verify_rest(run.config, run.job, lambda *_: None).at_rest
-    assert file.name in " ".join(f"{each.path} {each.text}" for each in found.problems), (
-        f"bit {at} of {file.name}: not seen"
-    )
+    assert file.name in " ".join(f"{each.path} {each.text}" for each in found.problems), f"{file.name}: not seen"
     run.saw("named by verify")
     if mended := run.rng.random() < 0.5:
         run.saw("put aside")
@@ -497,6 +490,23 @@ def bit_rots(run: Run) -> None:
         verifying.verify_rest(run.config, run.job, lambda *_: None, repair=mended)
         found = verifying.verify_rest(run.config, run.job, lambda *_: None).at_rest
     assert file.name not in " ".join(f"{each.path} {each.text}" for each in found.problems), "damage without an end"
+
+
+def flip_a_bit(run: Run, catalog: Catalog) -> tuple[Path, bytes] | None:
+    """Of a file that the catalog knows; the file, and what it was.  None where there is none.
+
+    Who was killed in between leaves a file that the catalog does not know, and nothing ever reads.
+    """
+    known = [run.store.folder / each.path for each in (*catalog.segments(), *catalog.snapshots())]
+    files = sorted(file for file in known if file.exists() and file.stat().st_size)
+    if not files:
+        return None
+    file = run.rng.choice(files)
+    sound = file.read_bytes()
+    altered = bytearray(sound)
+    altered[run.rng.randrange(len(sound))] ^= 1 << run.rng.randrange(8)
+    file.write_bytes(altered)
+    return file, sound
 
 
 def snapshot_it(run: Run, catalog: Catalog) -> None:
@@ -520,7 +530,13 @@ def restore_it(run: Run, catalog: Catalog) -> None:
         restore(run.store, catalog, plan(catalog, chosen), output / "x.db", force=True, progress=lambda *_: None)
 
 
-TASKS = {"snapshot": snapshot_it, "prune": prune_it, "restore": restore_it}
+def mend_it(run: Run, catalog: Catalog) -> None:
+    if not catalog.damaged():
+        flip_a_bit(run, catalog)
+    mend(run.store, catalog, verify_at_rest(run.store, lambda *_: None))
+
+
+TASKS = {"mend": mend_it, "prune": prune_it, "restore": restore_it, "snapshot": snapshot_it}
 
 
 def task(run: Run, kind: str) -> None:
@@ -540,7 +556,9 @@ def task(run: Run, kind: str) -> None:
     run.at_steps.clear()
 
 
-@injection("X26", "a snapshot, a prune or a restore is killed, or loses power, at any of its steps", 3)
+@injection(
+    "X26", "a snapshot, a prune, a restore or a repair at rest is killed, or loses power, at any of its steps", 3
+)
 def task_killed(run: Run) -> None:
     if run.store.catalog.exists():
         kind = run.rng.choice(sorted(TASKS))
@@ -550,7 +568,11 @@ def task_killed(run: Run) -> None:
         task(run, kind)
 
 
-@injection("X32", "the disk is full or broken while a snapshot is made, files are pruned, or a point is restored", 2)
+@injection(
+    "X32",
+    "the disk is full or broken while a snapshot is made, files are pruned or put aside, or a point is restored",
+    2,
+)
 def task_without_room(run: Run) -> None:
     if run.store.catalog.exists():
         kind = run.rng.choice(sorted(TASKS))
