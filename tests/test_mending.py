@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import apsw
@@ -22,6 +23,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.expire import expiry_of, run_expiry
 from rollrep.destination.mending import Mended, mend
+from rollrep.destination.reach import Reach
 from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
@@ -330,3 +332,29 @@ def test_rehearsal_is_no_success_when_it_went_around_a_file(lives: dict[bool, Li
     flip(life.store.folder / chosen.path)
     found = rehearse(config, job, lambda catalog: find_point(catalog, ById(chosen.id)), lambda _: None)
     assert not found.failed and found.damaged == (life.store.folder / chosen.path,) and "is damaged" in found.wrong
+
+
+def test_way_to_a_point_is_of_one_moment_when_retention_comes_in_between(
+    lives: dict[bool, Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = as_it_was(lives[False], tmp_path)
+    reach = Catalog.reach
+
+    def then_pruned(self: Catalog, damaged: Collection[str] = frozenset()) -> Reach:
+        found = reach(self, damaged)
+        with monkeypatch.context() as patched, Catalog(life.store.catalog) as catalog:
+            patched.setattr(Catalog, "reach", reach)
+            now = catalog.points()[-1].time + dt.timedelta(days=30)
+            run_expiry(life.store, catalog, expiry_of(life.store, catalog, Grid(last=1, operations_s=0.0), now))
+        return found
+
+    with Catalog(life.store.catalog) as catalog:
+        first = restorable(catalog)[1]
+        monkeypatch.setattr(Catalog, "reach", then_pruned)
+        chosen = plan(catalog, first)
+        monkeypatch.undo()
+        with pytest.raises(NotRestorable):
+            plan(catalog, first)
+        # What was let go of lies in the trash for a day.
+        restore(life.store, catalog, chosen, tmp_path / "restored.db", force=True, progress=lambda _: None)
+    oracle.assert_same(life.kept[first.id], tmp_path / "restored.db")

@@ -70,12 +70,14 @@ def plan(catalog: Catalog, point: CatalogPoint, damaged: Collection[str] = froze
     Neither is known to be damaged, nor among the paths `damaged`.  Raises NotRestorable where none do: then no
     earlier snapshot does either, because there is a hole.
     """
-    if catalog.reach(damaged).covers(point.line, point.id):
-        snapshots = usable(catalog.snapshots(), catalog.damaged() | frozenset(damaged))
-        nearest = [each for each in snapshots if each.line == point.line and each.id <= point.id][-1]
-        segments = catalog.segments_after(point.line, nearest.id) if nearest.id < point.id else []
-        needed = tuple(segment for segment in segments if segment.first <= point.id)
-        return Plan(point, chain_of(nearest, snapshots), needed)
+    # All of one moment: a restore holds no lock, and retention may let go of something meanwhile.
+    with catalog.connection:
+        if catalog.reach(damaged).covers(point.line, point.id):
+            snapshots = usable(catalog.snapshots(), catalog.damaged() | frozenset(damaged))
+            nearest = [each for each in snapshots if each.line == point.line and each.id <= point.id][-1]
+            segments = catalog.segments_after(point.line, nearest.id) if nearest.id < point.id else []
+            needed = tuple(segment for segment in segments if segment.first <= point.id)
+            return Plan(point, chain_of(nearest, snapshots), needed)
     raise NotRestorable(
         f"point {point.point} of {iso(point.time)} can't be restored: no snapshot and archive lead to it",
         remedy="see which points can be: rollrep points JOB",
