@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
+import io
+import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import apsw
 import oracle
@@ -16,8 +20,10 @@ from sources import copy_source, pull_once
 from test_cli import Place
 from test_history import versions_of
 
+from rollrep.cli.output import reporting
 from rollrep.core.errors import NotRestorable, VerifyFailed
 from rollrep.core.moments import ById
+from rollrep.destination import snapshots
 from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
@@ -358,3 +364,55 @@ def test_way_to_a_point_is_of_one_moment_when_retention_comes_in_between(
         # What was let go of lies in the trash for a day.
         restore(life.store, catalog, chosen, tmp_path / "restored.db", force=True, progress=lambda _: None)
     oracle.assert_same(life.kept[first.id], tmp_path / "restored.db")
+
+
+@pytest.mark.parametrize("ending", ["segment", "snapshot", "change"])
+def test_restore_goes_around_a_file_that_the_disk_cannot_read(
+    lives: dict[bool, Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    life = as_it_was(lives[False], tmp_path)
+    file = files_of(life.store, ending)[-1]
+    opened = Path.open
+
+    class Unreadable(io.FileIO):
+        def readinto(self, _buffer: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def unreadable(path: Path, *how: Any, **more: Any) -> Any:
+        return io.BufferedReader(Unreadable(path)) if path == file else opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    found = life.verified()
+    assert [(each.path, "Input/output error" in each.text) for each in found.problems][:1] == [(str(file), True)]
+    assert life.restorable() == {point.id for point in found.restorable}
+    with Catalog(life.store.catalog) as catalog:
+        catalog.know_damaged(())
+        for point in found.restorable:
+            oracle.assert_same(life.kept[point.id], life.restored(point))
+        for point in found.lost:
+            with pytest.raises(VerifyFailed, match="Input/output error"):
+                life.restored(point)
+
+
+def test_newest_point_comes_of_the_archive_when_the_mirror_cannot_be_read(
+    lives: dict[bool, Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = as_it_was(lives[False], tmp_path)
+
+    def unreadable(*_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(snapshots, "copy_file", unreadable)
+    assert life.restorable() == set(life.kept)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), apsw.IOError("disk I/O error")])
+def test_command_ends_in_a_sentence_when_the_disk_fails(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @reporting("restore")
+    def command(job: str) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command(job="shop")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "next: see what is whole: rollrep verify shop" in said and str(error) in said

@@ -8,6 +8,7 @@ Labels, names and reasons come from the source, which may be hostile.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -20,6 +21,8 @@ import click
 
 from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.strangers import unknown_here
+
+_log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,6 +110,12 @@ def reporting(schema: str) -> Callable[[F], F]:
                 known: RollrepError | None = unknown_here(error)
                 if known is None and is_room_missing(error):
                     known = DiskFull(f"no room on the disk ({error})", remedy="make room, and type it again: df -h")
+                if known is None and _is_disk(error):
+                    # What they say is the best sentence there is; a traceback is not.
+                    _log.debug("%s failed", schema, exc_info=True)
+                    job = kwargs.get("job")
+                    remedy = f"see what is whole: rollrep verify {job}" if job else "look at the disk: dmesg"
+                    known = RollrepError(f"{type(error).__name__}: {error}", remedy=remedy)
                 if known is None:
                     raise
                 fail(known, schema, bool(kwargs.get("as_json")))
@@ -114,6 +123,15 @@ def reporting(schema: str) -> Callable[[F], F]:
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether a disk could not read or write, or gave something else than was written."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
+    import apsw
+
+    return isinstance(error, (apsw.IOError, apsw.CorruptError, apsw.NotADBError))
 
 
 class _Plain(logging.Formatter):

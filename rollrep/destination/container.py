@@ -18,6 +18,7 @@ Written under a temporary name, synced, then renamed.  Knows: nothing of SQLite.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import struct
@@ -82,7 +83,7 @@ def write_file(path: Path, kind: str, source: Path, holds: msgspec.Struct, *, le
 def read_manifest(path: Path, kind: str) -> Manifest:
     """The manifest at the end of `path`.  Raises VerifyFailed where it is not whole, or of another kind."""
     try:
-        with path.open("rb") as file:
+        with _readable(path), path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 4))
             (length,) = struct.unpack("<I", file.read(4))
@@ -117,7 +118,7 @@ def read_holds(path: Path, kind: str, holds: type[D]) -> D:
 def read_raw(path: Path, kind: str) -> bytes:
     """The unpacked payload, checked against the manifest before it is given.  Raises VerifyFailed."""
     manifest = read_manifest(path, kind)
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         packed = file.read(manifest.packed_bytes)
     if hashlib.sha256(packed).hexdigest() != manifest.sha256:
         raise damaged(path, "its bytes are not what its manifest says")
@@ -147,7 +148,7 @@ def unpack_to(path: Path, kind: str, target: Path, progress: Callable[[int], Non
     manifest = read_manifest(path, kind)
     written = 0
     with path.open("rb") as file, target.open("wb") as out, disk_room(target):
-        packed = _Packed(file, manifest.packed_bytes)
+        packed = _Packed(path, file, manifest.packed_bytes)
         try:
             with zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, packed), read_size=PIECE_BYTES) as reader:
                 while written <= manifest.raw_bytes and (raw := reader.read(PIECE_BYTES)):
@@ -163,16 +164,29 @@ def unpack_to(path: Path, kind: str, target: Path, progress: Callable[[int], Non
 class _Packed:
     """The payload of a file as a stream that digests what is read of it."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self._path = path
         self._file = file
         self._left = size
         self.digest = hashlib.sha256()
 
     def read(self, limit: int = -1) -> bytes:
-        piece = self._file.read(self._left if limit < 0 else min(limit, self._left))
+        with _readable(self._path):
+            piece = self._file.read(self._left if limit < 0 else min(limit, self._left))
         self._left -= len(piece)
         self.digest.update(piece)
         return piece
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what the system says of a sector that the disk can't read into what we say of damage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise damaged(path, f"the disk can't read it ({error.strerror})") from error
 
 
 def sync_file(path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -97,7 +98,9 @@ def around_damage(
     while True:
         try:
             return attempt(chosen), tuple(found.values())
-        except (VerifyFailed, apsw.CorruptError, apsw.NotADBError) as raised:
+        except (VerifyFailed, apsw.CorruptError, apsw.NotADBError, apsw.IOError, OSError) as raised:
+            if isinstance(raised, OSError) and raised.errno != errno.EIO:
+                raise
             error = raised if isinstance(raised, VerifyFailed) else VerifyFailed(f"what was read is damaged: {raised}")
             first = first or error
             if chosen.from_mirror:
