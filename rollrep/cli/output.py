@@ -8,7 +8,6 @@ Labels, names and reasons come from the source, which may be hostile.
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import logging
@@ -105,12 +104,12 @@ def reporting(schema: str) -> Callable[[F], F]:
                 fail(error, schema, bool(kwargs.get("as_json")))
             except Exception as error:
                 # Also to read takes some room: SQLite keeps shared memory beside a database.
-                from rollrep.jobs.run import is_room_missing
+                from rollrep.jobs.run import is_disk_failing, is_room_missing
 
                 known: RollrepError | None = unknown_here(error)
                 if known is None and is_room_missing(error):
                     known = DiskFull(f"no room on the disk ({error})", remedy="make room, and type it again: df -h")
-                if known is None and _is_disk(error):
+                if known is None and is_disk_failing(error):
                     # What they say is the best sentence there is; a traceback is not.
                     _log.debug("%s failed", schema, exc_info=True)
                     job = kwargs.get("job")
@@ -123,15 +122,6 @@ def reporting(schema: str) -> Callable[[F], F]:
         return run  # type: ignore[return-value]
 
     return decorate
-
-
-def _is_disk(error: Exception) -> bool:
-    """Whether a disk could not read or write, or gave something else than was written."""
-    if isinstance(error, OSError):
-        return error.errno == errno.EIO
-    import apsw
-
-    return isinstance(error, (apsw.IOError, apsw.CorruptError, apsw.NotADBError))
 
 
 class _Plain(logging.Formatter):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -219,6 +220,13 @@ def is_room_missing(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
+
+
+def is_disk_failing(error: BaseException) -> bool:
+    """Whether a disk could not read or write, or gave something else than was written."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
+    return isinstance(error, (apsw.IOError, apsw.CorruptError, apsw.NotADBError))
 
 
 def _try_pull(
