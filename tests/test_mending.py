@@ -192,6 +192,9 @@ def test_damage_is_forgotten_when_the_file_is_put_right(lives: dict[bool, Life],
     whole = file.read_bytes()
     flip(file)
     assert life.verified().lost
+    # Retention comes in between, and forgets no point for it.
+    with life.store.locked(), Catalog(life.store.catalog) as catalog:
+        catalog.drop_points_nothing_leads_to()
     file.write_bytes(whole)
     assert life.verified().problems == [] and life.restorable() == every
 

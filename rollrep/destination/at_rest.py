@@ -110,11 +110,9 @@ class _AtRest:
                 f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
             )
         shadows = [each for each in self._shadows.files() if not self._shadow(each)]
-        self._out.damaged = frozenset(
-            [each.path for each in self._catalog.segments() if each not in segments]
-            + [each.path for each in self._catalog.snapshots() if each not in snapshots]
-            + [str(each.path) for each in shadows]
-        )
+        known = {each.path for each in self._catalog.segments()} | {each.path for each in self._catalog.snapshots()}
+        good = {each.path for each in segments} | {each.path for each in snapshots}
+        self._out.damaged = frozenset(known - good | {str(each.path) for each in shadows})
         self._mirror(segments, snapshots)
         self._strangers()
         points = self._catalog.points()

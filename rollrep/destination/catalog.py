@@ -181,8 +181,8 @@ class Catalog:
         self._db.execute("DELETE FROM snapshot WHERE line = ? AND id = ?", (snapshot.line, snapshot.id))
 
     def drop_points_nothing_leads_to(self) -> None:
-        """Forgets the points that can't be restored any more."""
-        reach = self.reach()
+        """Forgets the points to which no file leads; a damaged one may still be put right."""
+        reach = reach_of(self.segments(), self.snapshots())
         with self._db:
             for point in self.points():
                 if not reach.covers(point.line, point.id):

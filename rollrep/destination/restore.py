@@ -94,21 +94,21 @@ def around_damage(
     is left.
     """
     found: dict[str, Path] = {}
-    first: VerifyFailed | None = None
+    first: Exception | None = None
     while True:
         try:
             return attempt(chosen), tuple(found.values())
         except (VerifyFailed, apsw.CorruptError, apsw.NotADBError, apsw.IOError, OSError) as raised:
             if isinstance(raised, OSError) and raised.errno != errno.EIO:
                 raise
-            error = raised if isinstance(raised, VerifyFailed) else VerifyFailed(f"what was read is damaged: {raised}")
-            first = first or error
+            first = first or raised
             if chosen.from_mirror:
                 found[store.mirror.name] = store.mirror
                 chosen = dataclasses.replace(chosen, from_mirror=False)
                 continue
-            path = error.file and place_of(store, error.file)
-            if not path or path in found:
+            file = raised.file if isinstance(raised, VerifyFailed) else None
+            path = place_of(store, file) if file else None
+            if path is None or path in found:
                 raise first from None
             found[path] = store.folder / path
             try:
