@@ -618,7 +618,7 @@ MUTANTS = (
     Mutant(
         "a damaged snapshot of the same moment is taken for one",
         "destination/snapshots.py",
-        "for existing in usable(catalog.snapshots(), catalog.damaged()):",
+        "for existing in catalog.usable_snapshots():",
         "for existing in catalog.snapshots():",
         MENDING + "snapshot_that_is_damaged_is_taken_again_when_the_mirror_stands_there",
         "restorable",

@@ -101,16 +101,17 @@ class _AtRest:
     def run(self) -> AtRest:
         for text in integrity_problems(self._catalog.connection):
             self._problem(self._store.catalog, text, f"rollrep catalog {self._store.job} --rebuild")
-        segments = [each for each in self._catalog.segments() if self._segment(each)]
-        snapshots = self._snapshots()
-        self._out.gaps = list(gaps(self._catalog.segments(), self._catalog.holes()))
+        every_segment, every_snapshot = self._catalog.segments(), self._catalog.snapshots()
+        segments = [each for each in every_segment if self._segment(each)]
+        snapshots = self._snapshots(every_snapshot)
+        self._out.gaps = list(gaps(every_segment, self._catalog.holes()))
         for line, first, last in self._out.gaps:
             self._problem(
                 self._store.archive / str(line),
                 f"log rows {first} to {last} of line {line} are missing, and no hole is recorded",
             )
         shadows = [each for each in self._shadows.files() if not self._shadow(each)]
-        known = {each.path for each in self._catalog.segments()} | {each.path for each in self._catalog.snapshots()}
+        known = {each.path for each in every_segment} | {each.path for each in every_snapshot}
         good = {each.path for each in segments} | {each.path for each in snapshots}
         self._out.damaged = frozenset(known - good | {str(each.path) for each in shadows})
         self._mirror(segments, snapshots)
@@ -141,9 +142,8 @@ class _AtRest:
             remove_database(raw)
         return not sound
 
-    def _snapshots(self) -> list[Snapshot]:
+    def _snapshots(self, everyone: Sequence[Snapshot]) -> list[Snapshot]:
         """Those that are whole, and whose chain is."""
-        everyone = self._catalog.snapshots()
         bases = {(each.line, each.base) for each in everyone}
         good: list[Snapshot] = []
         for each in everyone:

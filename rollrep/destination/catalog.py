@@ -25,6 +25,7 @@ import apsw
 from rollrep.core.clock import from_iso, iso, now
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.destination.catalog_rows import CatalogPoint, Freshness, Hole, Line, LineStory, Segment, Snapshot
+from rollrep.destination.chains import usable
 from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.destination.seal import broken_seal, put_seal
@@ -191,6 +192,10 @@ class Catalog:
     def segments(self) -> list[Segment]:
         """All of them, line by line, oldest first."""
         return [Segment(*row) for row in all_rows(self._db, "SELECT * FROM segment ORDER BY line, first")]
+
+    def usable_snapshots(self, damaged: Collection[str] = frozenset()) -> list[Snapshot]:
+        """Those whose chain is whole, without what is known to be damaged, and the paths `damaged`; ordered as all."""
+        return usable(self.snapshots(), self.damaged() | frozenset(damaged))
 
     def reach(self, damaged: Collection[str] = frozenset()) -> Reach:
         """What snapshots and archive lead to, without what is known to be damaged, and the paths `damaged`."""

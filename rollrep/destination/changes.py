@@ -34,7 +34,7 @@ from rollrep.destination import container, images, snapshots
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
-from rollrep.destination.chains import chain_of, usable
+from rollrep.destination.chains import chain_of
 from rollrep.destination.change_rows import (
     CHANGED,
     add_change,
@@ -219,7 +219,7 @@ def change_name(beginning: str, base: int) -> str:
 
 def _leads_here(store: Store, catalog: Catalog, state: State) -> tuple[Snapshot, ...]:
     """The chain of the newest snapshot of the mirror's line, where a change may lead on from it; else nothing."""
-    good = usable(catalog.snapshots(), catalog.damaged())
+    good = catalog.usable_snapshots()
     mine = [each for each in good if each.line == state.line and each.id < state.position.id]
     if not mine or state.layout.virtuals or not all(shape.touches_logged for shape in state.layout.shapes):
         return ()

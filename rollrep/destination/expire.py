@@ -34,8 +34,6 @@ from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
 from rollrep.destination.trash import nobody_reads, throw_away
 
-DAMAGED = "damaged, and not used"
-
 
 @dataclasses.dataclass(frozen=True)
 class FileVerdict:
@@ -110,7 +108,7 @@ def plan_expiry(
         merges += merged
         kept = [each.item for each in verdicts if each.kept and isinstance(each.item, Snapshot)]
         files += _segments([each for each in segments if each.line == line], kept, keep, now)
-        files += [FileVerdict(each, True, DAMAGED) for each in unusable if each.line == line]
+        files += [FileVerdict(each, True, "damaged, and not used") for each in unusable if each.line == line]
     stay_files = {each.item.path for each in files if each.kept}
     after = reach_of(
         [each for each in segments if each.path in stay_files],
@@ -162,7 +160,8 @@ def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now
 
 def expiry_of(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> Expiry:
     """The plan for a job as it is."""
-    snapshots, pinned = catalog.snapshots(), pinned_paths(store, catalog.snapshots())
+    snapshots = catalog.snapshots()
+    pinned = pinned_paths(store, snapshots)
     return plan_expiry(snapshots, catalog.segments(), catalog.points(), pinned, keep, now, catalog.damaged())
 
 

@@ -27,7 +27,6 @@ from rollrep.destination.archive import Archive
 from rollrep.destination.building import Built, Plan, from_archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
-from rollrep.destination.chains import usable
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.mirror_db import State, open_mirror, remove_database, transaction, write_state
 from rollrep.destination.notes import Note, note_path, read_note, write_note
@@ -44,8 +43,7 @@ Progress = Callable[[str], None]
 
 def snapshot_of(catalog: Catalog, point: CatalogPoint) -> Snapshot | None:
     """The snapshot that stands exactly at `point`, and is not known to be damaged."""
-    good = usable(catalog.snapshots(), catalog.damaged())
-    return next((each for each in good if (each.line, each.id) == (point.line, point.id)), None)
+    return next((each for each in catalog.usable_snapshots() if (each.line, each.id) == (point.line, point.id)), None)
 
 
 def make_snapshot(store: Store, catalog: Catalog, point: CatalogPoint, progress: Progress) -> Snapshot:

@@ -14,7 +14,6 @@ from rollrep.core.nouns import Point
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Line
-from rollrep.destination.chains import usable
 from rollrep.destination.mirror_db import State, open_mirror, write_state
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import take_snapshot
@@ -43,15 +42,16 @@ def record_points(catalog: Catalog, archive: Archive, state: State, more: list[P
 
 def is_snapshot_due(catalog: Catalog, archive: Archive, state: State, snapshot_s: float) -> bool:
     """Whether the line has no snapshot, the archive does not lead from the newest to here, or it is too old."""
-    damaged = catalog.damaged()
-    mine = [each for each in usable(catalog.snapshots(), damaged) if each.line == state.line]
+    mine = [each for each in catalog.usable_snapshots() if each.line == state.line]
     if not mine:
         return True
     newest = mine[-1]
     if newest.id == state.position.id:
         return False
     reach = archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
-    if reach.id < state.position.id or (damaged and not catalog.reach().covers(state.line, state.position.id)):
+    if reach.id < state.position.id:
+        return True
+    if catalog.damaged() and not catalog.reach().covers(state.line, state.position.id):
         return True
     age_s = (from_iso(state.time) - newest.time).total_seconds()
     return age_s >= snapshot_s or age_s < 0

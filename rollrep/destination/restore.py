@@ -35,7 +35,7 @@ from rollrep.destination.building import (
 )
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
-from rollrep.destination.chains import chain_of, usable
+from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.partial import copy_tables
 from rollrep.destination.schema import indexes_left_out
@@ -74,7 +74,7 @@ def plan(catalog: Catalog, point: CatalogPoint, damaged: Collection[str] = froze
     # All of one moment: a restore holds no lock, and retention may let go of something meanwhile.
     with catalog.connection:
         if catalog.reach(damaged).covers(point.line, point.id):
-            snapshots = usable(catalog.snapshots(), catalog.damaged() | frozenset(damaged))
+            snapshots = catalog.usable_snapshots(damaged)
             nearest = [each for each in snapshots if each.line == point.line and each.id <= point.id][-1]
             segments = catalog.segments_after(point.line, nearest.id) if nearest.id < point.id else []
             needed = tuple(segment for segment in segments if segment.first <= point.id)
@@ -93,26 +93,26 @@ def around_damage(
     As long as there is another way to the point that one is tried.  Raises what the first attempt raised where none
     is left.
     """
-    found: dict[str, Path] = {}
+    found: list[str] = []
     first: Exception | None = None
     while True:
         try:
-            return attempt(chosen), tuple(found.values())
+            return attempt(chosen), tuple(store.folder / each for each in found)
         except (VerifyFailed, apsw.CorruptError, apsw.NotADBError, apsw.IOError, OSError) as raised:
             if isinstance(raised, OSError) and raised.errno != errno.EIO:
                 raise
             first = first or raised
             if chosen.from_mirror:
-                found[store.mirror.name] = store.mirror
+                found.append(store.mirror.name)
                 chosen = dataclasses.replace(chosen, from_mirror=False)
                 continue
             file = raised.file if isinstance(raised, VerifyFailed) else None
             path = place_of(store, file) if file else None
             if path is None or path in found:
                 raise first from None
-            found[path] = store.folder / path
+            found.append(path)
             try:
-                chosen = dataclasses.replace(plan(catalog, chosen.point, found.keys()), tables=chosen.tables)
+                chosen = dataclasses.replace(plan(catalog, chosen.point, found), tables=chosen.tables)
             except NotRestorable:
                 raise first from None
 

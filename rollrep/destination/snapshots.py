@@ -23,7 +23,6 @@ from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.destination import container
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
-from rollrep.destination.chains import usable
 from rollrep.destination.file_copy import copy_file
 from rollrep.destination.mirror_db import State, read_state
 from rollrep.destination.store import TEMPORARY, Store
@@ -53,7 +52,7 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
     try:
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
             state = copy_database(mirror, raw)
-        for existing in usable(catalog.snapshots(), catalog.damaged()):
+        for existing in catalog.usable_snapshots():
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
         return write_snapshot(store, catalog, raw, state)

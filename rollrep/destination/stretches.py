@@ -13,7 +13,6 @@ import itertools
 
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Hole, Segment, Snapshot
-from rollrep.destination.chains import usable
 
 LET_GO = "let go of"
 """the reason of a hole that no mirror operation left: its operations are not kept any more"""
@@ -47,7 +46,7 @@ def stretches(catalog: Catalog, window: Window) -> list[Stretch]:
     """What is known inside `window`, oldest line first; each begins at the nearest snapshot before."""
     found: list[Stretch] = []
     damaged = catalog.damaged()
-    for _, of_line in itertools.groupby(usable(catalog.snapshots(), damaged), lambda each: each.line):
+    for _, of_line in itertools.groupby(catalog.usable_snapshots(), lambda each: each.line):
         mine: list[Stretch] = []
         for snapshot in of_line:
             at = (snapshot.line, snapshot.id)

@@ -114,10 +114,10 @@ class RestResult:
     @property
     def remedies(self) -> list[str]:
         """What is to be typed; nothing where all is whole, or was mended."""
-        found = dict.fromkeys(each.remedy.replace(" JOB", f" {self.job}") for each in self.at_rest.problems)
+        found = dict.fromkeys(each.remedy for each in self.at_rest.problems)
         if self.mended:
-            found.pop(REPAIR.replace(" JOB", f" {self.job}"), None)
-        return list(found)
+            found.pop(REPAIR, None)
+        return [each.replace(" JOB", f" {self.job}") for each in found]
 
     def as_json(self) -> dict[str, object]:
         span = span_of(self.at_rest.restorable)
