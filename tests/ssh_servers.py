@@ -147,10 +147,17 @@ class OpensshServer(Server):
             raise RuntimeError(f"sshd does not start; its log:\n{self._log_text()}")
         self.known_hosts.write_text(self.known_line)
 
-    def _start(self) -> bool:
+    def configure(self, lines: str) -> None:
+        """Starts it again, on another port, with these lines in its configuration."""
+        self.stop()
+        self.log.unlink()
+        assert self._start(lines), self._log_text()
+        self.known_hosts.write_text(self.known_line)
+
+    def _start(self, lines: str = "") -> bool:
         self.port = free_port()
         config = self.folder / "sshd_config"
-        config.write_text(_SSHD_CONFIG.format(port=self.port, folder=self.folder))
+        config.write_text(_SSHD_CONFIG.format(port=self.port, folder=self.folder) + lines)
         self.process = subprocess.Popen(
             [str(self.program), "-D", "-f", str(config), "-E", str(self.log)],
             stdin=subprocess.DEVNULL,
@@ -170,11 +177,15 @@ class OpensshServer(Server):
     def _log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def says(self, text: str) -> int:
+        """How often the log has it."""
+        return self._log_text().count(text)
+
     def logins(self) -> int:
-        return self._log_text().count("Accepted publickey for")
+        return self.says("Accepted publickey for")
 
     def login_attempts(self) -> int:
-        return self._log_text().count("userauth-request for user")
+        return self.says("userauth-request for user")
 
     def stop(self) -> None:
         # The connections that are open have sessions of their own, and end when the client closes them.
@@ -380,7 +391,8 @@ class Proxy:
     """A TCP relay on a port of its own to 127.0.0.1:`target_port`.
 
     `cut` breaks all connections and refuses new ones; `stall` lets nothing pass, yet keeps all open; `resume`
-    ends that; `cut_after` cuts once so many more bytes, both ways together, have passed.
+    ends that; `cut_after` cuts once so many more bytes, both ways together, have passed; `spoil` flips a bit of the
+    next ones.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -390,6 +402,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._left: int | None = None
+        self._spoils = False
         self.passed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -421,6 +434,9 @@ class Proxy:
         with self._lock:
             self._left = size
 
+    def spoil(self) -> None:
+        self._spoils = True
+
     def _accept(self) -> None:
         while True:
             try:
@@ -446,6 +462,9 @@ class Proxy:
                     allowed = len(data) if self._left is None else min(len(data), self._left)
                     self._left = None if self._left is None else self._left - allowed
                     self.passed += allowed
+                    if self._spoils:
+                        self._spoils = False
+                        data = data[:-1] + bytes([data[-1] ^ 1])
                 sink.sendall(data[:allowed])
                 if allowed < len(data):
                     self.cut()

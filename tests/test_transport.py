@@ -327,32 +327,10 @@ def test_line_without_a_port_is_good_when_its_key_is_the_same(server: Server, tm
 
 def test_known_key_type_is_asked_for_when_the_host_has_several(sshd: OpensshServer) -> None:
     ecdsa = make_key(sshd.folder / "ecdsa_key", "ecdsa")
-    sshd.stop()
-    config = sshd.folder / "sshd_config"
-    config.write_text(f"{config.read_text()}HostKey {ecdsa}\n")
-    again = subprocess.Popen(
-        [str(sshd.program), "-D", "-f", str(config)],
-        stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        sshd.known_hosts.write_text(f"{sshd.name} {public_line(ecdsa)}\n")
-        until(lambda: echo_works(address_of(sshd), options_for(sshd)))
-        assert fetch_host_key(address_of(sshd), options_for(sshd))[0] == "ecdsa-sha2-nistp256"
-    finally:
-        os.killpg(again.pid, signal.SIGKILL)
-        again.wait()
-
-
-def until(works: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            assert works()
-            return
-        except Temporary:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    sshd.configure(f"HostKey {ecdsa}\n")
+    sshd.known_hosts.write_text(f"{sshd.name} {public_line(ecdsa)}\n")
+    assert echo_works(address_of(sshd), options_for(sshd))
+    assert fetch_host_key(address_of(sshd), options_for(sshd))[0] == "ecdsa-sha2-nistp256"
 
 
 def test_fetch_host_key_says_type_and_fingerprint_when_the_host_is_unknown(server: Server) -> None:
@@ -759,6 +737,37 @@ def test_read_is_temporary_when_the_stream_is_cut_in_the_middle(server: Server) 
             while data := stream.read(65536):
                 got += len(data)
         assert got > 0  # a reset takes with it what the kernel still held
+        stream.close()
+
+
+def test_cipher_is_the_cheap_one_when_both_have_it(sshd: OpensshServer) -> None:
+    assert echo_works(address_of(sshd), options_for(sshd))
+    assert sshd.says("kex: server->client cipher: aes128-gcm@openssh.com MAC: <implicit>") == 1
+
+
+def test_cipher_is_another_when_the_host_has_no_such(sshd: OpensshServer) -> None:
+    sshd.configure("Ciphers aes256-ctr\n")
+    assert echo_works(address_of(sshd), options_for(sshd))
+
+
+def test_stream_is_whole_when_new_keys_are_agreed_on_amid_it(sshd: OpensshServer) -> None:
+    """paramiko asks for new keys after 512 MB, a first copy of a large database is more; sshd asks as it is told."""
+    sshd.configure("RekeyLimit 1M\n")
+    numbers = "".join(f"{n}\n" for n in range(1, 1_000_001)).encode()
+    stream = open_stream(address_of(sshd), options_for(sshd, remote_command="seq 1000000"))
+    assert read_exactly(stream, len(numbers)) == numbers
+    stream.close()
+    assert sshd.says("SSH2_MSG_NEWKEYS sent") >= 4
+
+
+def test_read_is_temporary_when_a_bit_was_flipped_on_the_way(server: Server) -> None:
+    with Proxy(server.port) as proxy:
+        stream = open_through(server, proxy, remote_command="cat /dev/zero")
+        assert stream.read(1) == bytes(1)
+        proxy.spoil()
+        with pytest.raises(Temporary, match="lost"):
+            while data := stream.read(65536):
+                assert not data.strip(bytes(1))
         stream.close()
 
 
