@@ -107,7 +107,6 @@ class Replay:
             if self._net_only or (is_of_moments and Op.PATCH in ops):
                 raise OrderNeeded
             self._in_order.add(shape.id)
-        self._db.execute("SAVEPOINT one_table")
         try:
             if shape.id in self._in_order:
                 replay_in_order(self._db, shape, first, last)
@@ -120,7 +119,6 @@ class Replay:
                 f"log rows {first} to {last} can't be replayed on table {shape.table}: {error}",
                 remedy="nothing was changed; mirror again: rollrep mirror JOB",
             ) from error
-        self._db.execute("RELEASE one_table")
 
     def _is_logged(self, shape: Shape, first: int, last: int) -> bool:
         """Whether there are log rows of it: what was fetched has ids below zero, and is of one moment without them."""
