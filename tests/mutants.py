@@ -415,6 +415,14 @@ MUTANTS = (
         "AssertionError",
     ),
     Mutant(
+        "pages with overflow pages behind them say that rows are equal",
+        "destination/leaves.py",
+        "leaf if tells_all(page) else (NO_LEAF, None)",
+        "leaf",
+        LEAVES + "rows_with_overflow_pages_arrive_when_only_these_changed",
+        r"AssertionError: assert \{",
+    ),
+    Mutant(
         "leaves that tell nothing are equal to one another",
         "destination/leaves.py",
         "places.pop(nothing, None)",

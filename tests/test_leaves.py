@@ -15,11 +15,13 @@ from pair import Pair
 from sources import pull_once
 
 from rollrep.core.errors import RollrepError, VerifyFailed
+from rollrep.core.nouns import Shape
 from rollrep.destination import sweep
-from rollrep.destination.leaves import Match, OwnLeaves
+from rollrep.destination.leaves import BY_ROWS, Match, OwnLeaves, Read, Wanted
 from rollrep.destination.pull import Outcome
 from rollrep.leaf_pages import LeafPages
 from rollrep.source import leaves as source_leaves
+from rollrep.source.log import Meta
 from rollrep.source.tables import Limits
 from rollrep.wire import leaves, messages
 from rollrep.wire.leaves import NO_LEAF, cells_of, key_at, key_of, read_leaf, rowid_key, rowids
@@ -109,6 +111,7 @@ def test_leaf_tells_nothing_when_a_row_has_overflow_pages(page_size: int, tmp_pa
             [page] = pages_of(tmp_path / "t.db")
             told.append(overflows)
             assert (read_leaf(page)[0] == NO_LEAF) == overflows, length
+            assert leaves.tells_all(page) != overflows, length
             assert leaves.cell_digests(cells_of(page), page_size, "") == [leaves.NO_CELL] or not overflows
         assert {True, False} == set(told)
 
@@ -134,6 +137,7 @@ def test_damaged_page_is_an_error_of_ours_or_tells_something(tmp_path: Path) -> 
                 [0, 13, 128, 255, rng.randrange(256)]
             )
         broken += read_leaf(bytes(page))[0] == NO_LEAF
+        assert leaves.tells_all(bytes(page)) == (read_leaf(bytes(page))[0] != NO_LEAF)
         with contextlib.suppress(leaves.Broken):
             key_at(bytes(page), -1)
     assert broken > 100
@@ -213,7 +217,7 @@ def test_every_row_that_differs_lies_in_a_range_when_two_tables_went_apart(seed:
     after, through = (rng.choice([None, rng.randrange(-2, rows * step + 50)]) for _ in range(2))
     if after is not None and through is not None and after >= through:
         after = None
-    ranges = [rowids(each) for each in compared(*paths, after, through, rng)]
+    ranges = [rowids(each) for each in compared(*paths, after, through, rng, of_pages=seed % 2 == 0)]
     first, second = (rows_in(path, after, through) for path in paths)
     differing = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
     within = {key for key in first.keys() | second.keys() for low, high in filter(None, ranges)
@@ -234,7 +238,7 @@ def go_apart(db: apsw.Connection, rng: random.Random, low: int, high: int) -> No
 
 
 def compared(
-    theirs: Path, ours: Path, after: int | None, through: int | None, rng: random.Random
+    theirs: Path, ours: Path, after: int | None, through: int | None, rng: random.Random, *, of_pages: bool
 ) -> Iterator[KeyRange]:
     """The ranges that a sweep would look into, stretch by stretch."""
     with leaf_pages(theirs) as source, leaf_pages(ours) as mirror:
@@ -244,8 +248,10 @@ def compared(
             end = through if told.last is None else told.last
             seen = mirror.within(*T, after, end)
             assert seen is not None
-            digests = [read_leaf(page)[0] for page in told.pages]
-            match = Match(digests, [read_leaf(page) for page in seen.pages], seen.pages,
+            digests = Read(told.pages, of_pages=of_pages).digests
+            read = Read(seen.pages, of_pages=of_pages)
+            same = digests == read.digests and rng.random() < 0.5
+            match = Match(None if same else digests, read.leaves(), seen.pages,
                           KeyRange(rowid_key(after), rowid_key(end)))  # fmt: skip
             yield from match.unclear
             raw = leaves.pack_cells([cells_of(told.pages[leaf]) for leaf in match.wanted], source.page_size, match.key)
@@ -317,6 +323,34 @@ def test_only_rows_that_changed_are_asked_for_when_leaves_are_compared(pair: Lea
     assert not pair.times(messages.SendGroups)
 
 
+def test_rows_are_told_when_pages_differ_in_how_rows_lie_there(
+    pair: LeavesPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_leaves, "FIRST_CHUNK_ROWS", 500)
+    monkeypatch.setattr(source_leaves, "STRETCH_ROWS", 500)
+    pair.start(TABLE + FILL.format(10_000, "hex(randomblob(30))"))
+    before = pages_of(pair.path)
+    pair.do("UPDATE t SET a = a || 'x' WHERE id < 5000; UPDATE t SET a = rtrim(a, 'x') WHERE id < 5000")
+    assert len(set(before) & set(pages_of(pair.path))) < 0.7 * len(before), "else nothing is tried"
+    assert pair.fetched(pair.mirror()) == 0
+    of_pages = [ask.of_pages for ask in pair.asked if isinstance(ask, messages.SendStretch) and ask.shape == 1]
+    assert of_pages[0]
+    assert 5 < of_pages.count(False) < 25
+    assert all(of_pages[-2:]), "where they are equal again, pages are enough"
+    assert pair.times(messages.SendCells) <= 3, "of the stretch in which both meet"
+
+
+def test_pages_are_looked_at_again_when_rows_were_told_for_a_while() -> None:
+    wanted, page = Wanted(), b"\r" + bytes(511)
+    apart = Match([b"theirs"], [(b"ours", None)], [page], KeyRange(None, None))
+    alike = Match(None, [(b"ours", None)], [page], KeyRange(None, None))
+    assert not wanted.learn(apart, of_pages=True)
+    for _ in range(BY_ROWS):
+        assert not wanted.of_pages
+        assert wanted.learn(alike, of_pages=False)
+    assert wanted.of_pages
+
+
 def test_little_is_said_when_nothing_differs(pair: LeavesPair) -> None:
     pair.start(TABLE + FILL.format(20_000, "hex(randomblob(30))"))
     outcome = pair.mirror()
@@ -348,7 +382,7 @@ def test_leaves_are_left_alone_when_they_are_not_cut_alike(pair: LeavesPair, mon
     pair.do("DELETE FROM t WHERE id < 5; UPDATE t SET b = -b WHERE id % 7 = 0; VACUUM")
     assert pair.fetched(pair.mirror()) < 20_000
     stretches = [ask for ask in pair.asked if isinstance(ask, messages.SendStretch) and ask.shape == 1]
-    assert 0 < sum(bool(ask.leaves) for ask in stretches) < 8
+    assert 0 < sum(bool(ask.leaves) for ask in stretches) < 12
     assert not stretches[-1].leaves
 
 
@@ -373,11 +407,23 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_leaves, "FIRST_CHUNK_ROWS", 10_000)
 
 
+def told_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a source does that knows of no other way."""
+    stretch = source_leaves.Leaves.stretch
+
+    def of_rows(self: source_leaves.Leaves, meta: Meta, shape: Shape, wanted: messages.SendStretch) -> object:
+        return stretch(self, meta, shape, msgspec.structs.replace(wanted, of_pages=False))
+
+    monkeypatch.setattr(source_leaves.Leaves, "stretch", of_rows)
+
+
 def of_another_page_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OwnLeaves, "tell", lambda *_: False)
 
 
-@pytest.mark.parametrize("circumstance", [not_told, not_seen, not_kept, few_at_once, of_another_page_size])
+@pytest.mark.parametrize(
+    "circumstance", [not_told, not_seen, not_kept, few_at_once, told_of_rows, of_another_page_size]
+)
 def test_mirror_is_the_source_when_leaves_or_cells_are(
     circumstance: object, pair: LeavesPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

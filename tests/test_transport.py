@@ -12,7 +12,6 @@ import hmac
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading

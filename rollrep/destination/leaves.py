@@ -32,10 +32,13 @@ from rollrep.wire.leaves import (
     cells_of,
     key_at,
     key_of,
+    page_digest,
+    read_leaf,
     rowid_key,
     rowids,
+    tells_all,
 )
-from rollrep.wire.messages import KeyRange
+from rollrep.wire.messages import ByLeaves, KeyRange
 
 LEAST = -(1 << 63)
 """of SQLite's whole numbers"""
@@ -43,6 +46,10 @@ LEAST = -(1 << 63)
 
 Leaf = tuple[bytes, list[bytes] | None]
 """what `read_leaf` gives"""
+MOSTLY = 0.5
+"""when a smaller part of the pages of a stretch is equal, the two copies lie apart, and rows say more"""
+BY_ROWS = 16
+"""so many stretches, before pages are looked at again"""
 
 
 class Gap(NamedTuple):
@@ -75,22 +82,68 @@ def gaps(theirs: Sequence[bytes], ours: Sequence[bytes]) -> list[Gap]:
     return found
 
 
+class Wanted:
+    """Which digests of leaves are asked for next, by what those before them were."""
+
+    def __init__(self) -> None:
+        self.each = False
+        """whether of each leaf, because the stretch before had some that differ"""
+        self._by_rows = 0
+
+    @property
+    def how(self) -> ByLeaves:
+        return "each" if self.each else "as one"
+
+    @property
+    def of_pages(self) -> bool:
+        return self._by_rows == 0
+
+    def learn(self, match: Match, *, of_pages: bool) -> bool:
+        """Whether what was told is good enough to go on from; else it is to be told of rows."""
+        self.each = bool(match.gaps)
+        if not of_pages:
+            self._by_rows = max(0, self._by_rows - 1)
+        elif match.equal < MOSTLY * match.of:
+            self._by_rows = BY_ROWS
+            return False
+        return True
+
+
+class Read:
+    """Our pages, as the source tells its own."""
+
+    def __init__(self, pages: Sequence[bytes], *, of_pages: bool) -> None:
+        self._pages = pages
+        self._of_pages = of_pages
+        self._leaves = [(page_digest(page), None) if of_pages else read_leaf(page) for page in pages]
+        self.digests = [digest for digest, _ in self._leaves]
+
+    def leaves(self) -> list[Leaf]:
+        """With NO_LEAF where an equal digest would not say that rows are equal."""
+        if not self._of_pages:
+            return self._leaves
+        return [
+            leaf if tells_all(page) else (NO_LEAF, None) for leaf, page in zip(self._leaves, self._pages, strict=True)
+        ]
+
+
 class Match:
     """One stretch of theirs beside the same keys of ours."""
 
-    def __init__(self, theirs: list[bytes], ours: list[Leaf], pages: list[bytes], span: KeyRange) -> None:
-        """`ours` is what was read of `pages`."""
+    def __init__(self, theirs: list[bytes] | None, ours: list[Leaf], pages: list[bytes], span: KeyRange) -> None:
+        """`ours` is what was read of `pages`; None: theirs are the same."""
         self.key = secrets.token_hex(16)
         """what cells are digested under"""
         self._pages = pages
         self._ends = rowids(span) or (None, None)
         digests = [digest for digest, _ in ours]
+        theirs = digests if theirs is None else theirs
         self.gaps: list[Gap] = []
         """in which cells say more"""
         self.unclear: list[KeyRange] = []
         """where leaves do not tell all of their rows"""
         self.of = self.equal = len(theirs)
-        self.not_told = theirs.count(NO_LEAF)
+        self.not_told = max(theirs.count(NO_LEAF), digests.count(NO_LEAF))
         for gap in gaps(theirs, digests):
             self.equal -= gap.theirs[1] - gap.theirs[0]
             if NO_LEAF not in theirs[slice(*gap.theirs)] and NO_LEAF not in digests[slice(*gap.ours)]:

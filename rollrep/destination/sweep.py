@@ -28,12 +28,11 @@ from rollrep.core.nouns import Shape
 from rollrep.destination.answers import answered, reached
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_groups, attach_rows
-from rollrep.destination.leaves import Match, OwnLeaves
+from rollrep.destination.leaves import Match, OwnLeaves, Read, Wanted
 from rollrep.destination.parts import Differing, Parts
-from rollrep.wire.leaves import LEAF_BYTES, MOST_BYTES, digest_of, is_beyond, read_leaf, split, unpack_cells
+from rollrep.wire.leaves import LEAF_BYTES, MOST_BYTES, digest_of, is_beyond, split, unpack_cells
 from rollrep.wire.messages import (
     Ask,
-    ByLeaves,
     Cells,
     Groups,
     Image,
@@ -64,9 +63,9 @@ FEW_EQUAL, LEAVES_JUDGED = 0.2, 512
 MANY_UNCLEAR = 0.05
 """when so large a part of them has parts of rows only, digests of all rows are as cheap"""
 MOST_RANGES = 512
-MOST_ASKED_BYTES = 16_384
-"""of keys in one question, where more than one key is larger than that: two questions may lie in a pipe of 64 KiB"""
-MOST_ASKED = 2
+MOST_ASKED_BYTES = 10_240
+"""of keys in one question, where more than one key is larger than that: three questions may lie in a pipe of 64 KiB"""
+MOST_ASKED = 3
 """questions that are under way at once"""
 
 
@@ -126,8 +125,7 @@ class Sweep:
         self._next_is: int | None = None
         """rows of a group in the stretch that is asked for next; None: one digest of all, 0: its rows"""
         self._leaves = leaves
-        self._each_leaf = False
-        """whether digests of each leaf are asked for: the stretch before had some that differ"""
+        self._of_leaves = Wanted()
         self._leaves_compared = self._leaves_equal = self._leaves_unclear = 0
         self._whole_left = 0
         self._is_wide = False
@@ -247,19 +245,21 @@ class Sweep:
         if pages is None:
             self._look_into(wanted.stretch, span, said.rows)
             return
-        ours = [read_leaf(page) for page in pages]
-        theirs = [digest for digest, _ in ours]
+        assert isinstance(wanted.ask, SendStretch), "leaves are those of a stretch"
+        read = Read(pages, of_pages=said.of_pages)
+        theirs: list[bytes] | None = None
         if said.image or not said.leaves:
             theirs = split(_of_leaves(said.image, packed), LEAF_BYTES) if said.image else []
-        elif said.digest != digest_of(theirs):
-            if isinstance(wanted.ask, SendStretch) and wanted.ask.leaves == "each":
+        elif said.digest != digest_of(read.digests):
+            if wanted.ask.leaves == "each":
                 raise VerifyFailed(f"the source does not tell the leaves of {self._shape.table} one by one")
-            self._each_leaf = True
+            self._of_leaves.each = True
             self._want_leaves(wanted.stretch, span)
             return
-        match = Match(theirs, ours, pages, span)
-        self._each_leaf = bool(match.gaps)
-        if self._is_worth_it(match):
+        match = Match(theirs, read.leaves(), pages, span)
+        if not self._of_leaves.learn(match, of_pages=said.of_pages) and wanted.ask.of_pages:
+            self._want_leaves(wanted.stretch, span)
+        elif self._is_worth_it(match):
             self._want_groups(wanted.stretch, match.unclear, FINE)
             self._want_cells(wanted.stretch, said.number, match, span)
         else:
@@ -354,8 +354,10 @@ class Sweep:
         self._taker.take_rows(whole)
 
     def _want_leaves(self, stretch: int, span: KeyRange, *, begins: bool = False) -> None:
-        how: ByLeaves = "each" if self._each_leaf else "as one"
-        ask = SendStretch(self._shape.id, span.after, 0, self._schema_digest, 0, span.through, how)
+        wanted = self._of_leaves
+        ask = SendStretch(
+            self._shape.id, span.after, 0, self._schema_digest, 0, span.through, wanted.how, wanted.of_pages
+        )
         self._want(_Wanted(ask, (Leaves, Stretch), stretch, [span], begins=begins))
 
     def _want_groups(self, stretch: int, ranges: Sequence[KeyRange], level: int) -> None:

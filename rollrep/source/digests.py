@@ -40,7 +40,7 @@ from rollrep.source.reader import (
 from rollrep.wire import digests, messages
 from rollrep.wire.digests import ASKED, LONG_BYTES, PART, Scan
 from rollrep.wire.images import rows_table
-from rollrep.wire.messages import ByLeaves, Key, KeyRange
+from rollrep.wire.messages import Key, KeyRange
 
 MOST_SPARSE = 2
 """keys of whole numbers of which at least one in so many is there are cut into groups by number"""
@@ -68,11 +68,11 @@ class Digests:
             self._leaves = None
 
     def leaves(
-        self, meta: Meta, shape: Shape, span: KeyRange, how: ByLeaves, position: int
+        self, meta: Meta, shape: Shape, wanted: messages.SendStretch
     ) -> tuple[Tail, tuple[messages.Leaves, bytes | None] | None] | None:
-        """The tail of the log, and digests of the first leaves within `span`; None where they can't be told."""
+        """The tail of the log, and digests of the first leaves that are wanted; None where they can't be told."""
         self._leaves = self._leaves or Leaves(self._path)
-        return self._leaves.stretch(meta, shape, span, how, position)
+        return self._leaves.stretch(meta, shape, wanted)
 
     def cells(self, wanted: messages.SendCells) -> tuple[messages.Cells, bytes | None]:
         """Digests of the cells of leaves that were told.  Raises RollrepError where none were."""

@@ -1,6 +1,6 @@
 """The leaves of a table's b-tree, told by digests: the first rung of comparing.
 
-    stretch   ├──────────────── as many leaves as 30 ms allow        one digest, or one of each leaf
+    stretch   ├──────────────── as many leaves as 30 ms allow        one digest, or one of each leaf or its page
     cells     ├─┤    ├┤         one digest of each row               of leaves that were told
 
 Leaves are read in one transaction with the log's tail, by a connection of their own, and digested when it is over.  The
@@ -34,11 +34,21 @@ from rollrep.source.reader import (
     scan_of,
 )
 from rollrep.wire import messages
-from rollrep.wire.leaves import MOST_BYTES, Broken, cells_of, digest_of, pack_cells, read_leaf, rowid_key, rowids
-from rollrep.wire.messages import ByLeaves, KeyRange
+from rollrep.wire.leaves import (
+    MOST_BYTES,
+    Broken,
+    cells_of,
+    digest_of,
+    pack_cells,
+    page_digest,
+    read_leaf,
+    rowid_key,
+    rowids,
+)
+from rollrep.wire.messages import KeyRange
 
 KEPT = 4
-"""stretches; with two questions under way a destination asks for the cells of one soon after"""
+"""stretches; with three questions under way a destination asks for the cells of one soon after"""
 
 
 class Leaves:
@@ -58,28 +68,40 @@ class Leaves:
         self._pages.close()
 
     def stretch(
-        self, meta: Meta, shape: Shape, span: KeyRange, how: ByLeaves, position: int
+        self, meta: Meta, shape: Shape, wanted: messages.SendStretch
     ) -> tuple[Tail, tuple[messages.Leaves, bytes | None] | None] | None:
-        """The tail of the log, and the first leaves within `span`; None where they can't be told.  Raises Gone."""
-        ends = rowids(span)
+        """The tail of the log, and the first leaves of what is wanted; None where they can't be told.  Raises Gone."""
+        ends = rowids(KeyRange(wanted.after_key, wanted.through_key))
         if shape.without_rowid or ends is None:
             return None
-        tail, _, found = self._reader.with_tail(meta, position, lambda: [self._seen(shape, *ends)])
+        tail, _, found = self._reader.with_tail(meta, wanted.position, lambda: [self._seen(shape, *ends)])
         if found is None:
             return tail, None
         [seen] = found
         if seen is None:
             return None
-        read = [read_leaf(page) for page in seen.pages]
-        digests = [digest for digest, _ in read]
+        leaves: list[bytes | list[bytes]]
+        if wanted.of_pages:
+            digests, leaves = [page_digest(page) for page in seen.pages], [*seen.pages]
+        else:
+            read = [read_leaf(page) for page in seen.pages]
+            digests = [digest for digest, _ in read]
+            leaves = [cells or page for page, (_, cells) in zip(seen.pages, read, strict=True)]
         self._number += 1
         image, packed = None, None
-        if how == "each" and read:
+        if wanted.leaves == "each" and leaves:
             image, packed = pack_image(self._compressor, b"".join(digests))
-            leaves = [cells or page for page, (_, cells) in zip(seen.pages, read, strict=True)]
             self._kept.append((self._number, leaves))
-        last_key = rowid_key(seen.last)
-        told = messages.Leaves(shape.id, self._number, seen.rows, len(read), digest_of(digests), last_key, image)
+        told = messages.Leaves(
+            shape.id,
+            self._number,
+            seen.rows,
+            len(leaves),
+            digest_of(digests),
+            rowid_key(seen.last),
+            image,
+            wanted.of_pages,
+        )
         return tail, (told, packed)
 
     def cells(self, wanted: messages.SendCells) -> tuple[messages.Cells, bytes | None]:

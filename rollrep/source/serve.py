@@ -318,7 +318,7 @@ class _Server:
             return self._reader.chunk(meta, shape, wanted.after_key, wanted.position)
         if isinstance(wanted, messages.SendStretch):
             span = KeyRange(wanted.after_key, wanted.through_key)
-            if wanted.leaves and (told := self._digests.leaves(meta, shape, span, wanted.leaves, wanted.position)):
+            if wanted.leaves and (told := self._digests.leaves(meta, shape, wanted)):
                 return told
             if wanted.group_rows:
                 return self._digests.stretch_in_groups(meta, shape, span, wanted.group_rows, wanted.position)

@@ -1,11 +1,12 @@
 """Leaves of a table's b-tree and their cells, as digests: the cheapest that two copies of a table can be compared by.
 
     page    header │ pointers, in key order │ free │ cells, anywhere          as SQLite keeps it, and each copy else
-    digest  of all its cells, the one with the largest key first              so it is of rows, and of no layout
+    digest  of the page                                                       cheap, where copies were never apart
+            of all its cells, the one with the largest key first              so it is of rows, and of no layout
 
 A cell says how long it is, and then its key and its record; so bytes that are equal are the same rows, under the same
-text of the table.  What a cell keeps on overflow pages is not among them: a leaf with such a cell has no digest, and
-such a cell neither.  In a leaf that was filled in order its cells lie side by side in just that order.
+text of the table.  What a cell keeps on overflow pages is not among them: a leaf with such a cell has no digest that
+says anything, and such a cell neither.  In a leaf that was filled in order its cells lie side by side in that order.
 
 Pure: bytes in, bytes out.  Knows: SQLite's file format (https://sqlite.org/fileformat2.html, 1.6).  Does not know:
 where pages come from, what is compared with what.
@@ -78,6 +79,22 @@ def is_beyond(key: Key | None, other: Key | None) -> bool:
 def rowid_key(rowid: int | None) -> tuple[str] | None:
     """The key on the wire; None for an end that is open."""
     return None if rowid is None else (f"i:{rowid}",)
+
+
+def page_digest(page: bytes) -> bytes:
+    """The digest of a leaf as it lies there; where it `tells_all`, equal ones are equal rows."""
+    return hashlib.sha256(page).digest()[:LEAF_BYTES]
+
+
+def tells_all(page: bytes) -> bool:
+    """Whether a leaf is sound, and none of its rows has overflow pages."""
+    try:
+        sizes, least = _sizes_side_by_side(page, _pointers(page)), _least_spilled(len(page))
+        return (sizes is not None and max(sizes) < least) or not any(
+            _spills(cell, len(page)) for cell in cells_of(page)
+        )
+    except Broken:
+        return False
 
 
 def read_leaf(page: bytes) -> tuple[bytes, list[bytes] | None]:

@@ -168,7 +168,7 @@ class SendStretch(Message, frozen=True):
     log after `position`.
 
     With `group_rows` the answer is Groups of so many rows each instead.  With `leaves` it is Leaves, where the source
-    can tell them.
+    can tell them; `of_pages` is what their digests may be of.
     """
 
     shape: Integer
@@ -178,6 +178,7 @@ class SendStretch(Message, frozen=True):
     group_rows: Integer = 0
     through_key: Key | None = None
     leaves: ByLeaves = ""
+    of_pages: bool = False
 
 
 class Stretch(Message, frozen=True):
@@ -197,7 +198,7 @@ class Leaves(Message, frozen=True):
     """The `leaves` of the table's b-tree that hold the `rows` rows up to `last_key` (None: to the end of what was asked
     for), by their digests, as `rollrep.wire.leaves` takes them: one after another in the image, or one of all of these.
 
-    The first and the last may hold rows beyond both ends too.
+    The first and the last may hold rows beyond both ends too.  Digests are `of_pages` as they lie there, or of rows.
     """
 
     shape: Integer
@@ -208,6 +209,7 @@ class Leaves(Message, frozen=True):
     digest: str
     last_key: Key | None
     image: Image | None
+    of_pages: bool = False
 
 
 class SendCells(Message, frozen=True):
