@@ -2,12 +2,13 @@
 
     the last row of each key ──► rows that go, or whose UNIQUE values change, are taken out
                              ──► rows are updated, naming only the columns that changed
-                             ──► rows are put in, by plain INSERTs, in key order
+                             ──► rows are put in, replacing nothing, in key order
                              ──► rows are patched, those just put in as well
 
-Rows are taken out before any is put in: so two rows that swapped a unique value never meet, and every INSERT is a
-plain one, which would fail, loudly, if a removal had been missed.  SQLite rewrites the entries of every index that
-names a column in SET, so only what differs is named.
+Rows are taken out before any is put in: so two rows that swapped a unique value never meet, and every INSERT fails,
+loudly, if a removal had been missed, whatever the table's own ON CONFLICT says.  Each statement that fails takes the
+transaction back: to take itself back, it would keep a copy of each page that it changes.  SQLite rewrites the entries
+of every index that names a column in SET, so only what differs is named.
 
 Knows: SQL of the mirror's tables and of a batch, core.  Does not know: when net replay is the same as in order.
 """
@@ -50,7 +51,8 @@ def replay_net(db: apsw.Connection, shape: Shape, first: int, last: int) -> None
             db.execute(f"DELETE FROM {table} WHERE {_key_tuple(db, shape)} IN (SELECT {keys} FROM {NET} WHERE {out})")
         _update(db, shape, Part("id", "mask", f"op = {Op.PUT:d} AND mask > 0 AND NOT mask & {moved}"))
         db.execute(
-            f"INSERT INTO {table}({sql.names(shape.columns)}) SELECT {', '.join(f'l.v{n}' for n in range(shape.width))}"
+            f"INSERT OR ROLLBACK INTO {table}({sql.names(shape.columns)})"
+            f" SELECT {', '.join(f'l.v{n}' for n in range(shape.width))}"
             f" FROM {NET} n CROSS JOIN batch.log l ON l.id = n.id"
             f" WHERE n.mask = {NEW_ROW} OR (n.mask > 0 AND n.mask & {moved}) ORDER BY {keys}"
         )
@@ -159,7 +161,7 @@ def _update_columns(db: apsw.Connection, shape: Shape, part: Part, changed: Mapp
     same = " AND ".join(f"n.k{n} = +t.{sql.name(column)}" for n, column in enumerate(shape.key))
     columns = sql.names(shape.columns[n] for n in changed)
     db.execute(
-        f"UPDATE main.{sql.name(shape.table)} AS t SET {f'({columns})' if len(changed) > 1 else columns}"
+        f"UPDATE OR ROLLBACK main.{sql.name(shape.table)} AS t SET {f'({columns})' if len(changed) > 1 else columns}"
         f" = (SELECT {', '.join(changed.values())} FROM {NET} n CROSS JOIN batch.log l ON l.id = n.{part.log_id}"
         f" WHERE {same}) WHERE {_key_tuple(db, shape)} IN (SELECT {', '.join(f'k{n}' for n in range(shape.key_width))}"
         f" FROM {NET} n WHERE {which} AND {part.which})"
