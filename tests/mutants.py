@@ -415,6 +415,14 @@ MUTANTS = (
         "AssertionError",
     ),
     Mutant(
+        "what a mirror operation left in the WAL stays there",
+        "destination/mirror_db.py",
+        "    beside.start()\n    try:\n        yield\n    finally:\n        beside.join()\n",
+        "    yield\n",
+        "tests/test_mirror_again.py::test_nothing_is_left_in_the_wal_when_a_mirror_operation_is_over",
+        "AssertionError|is not",
+    ),
+    Mutant(
         "pages with overflow pages behind them say that rows are equal",
         "destination/leaves.py",
         "leaf if tells_all(page) else (NO_LEAF, None)",

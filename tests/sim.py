@@ -271,6 +271,19 @@ def same(expected: Path, found: Path) -> None:
         raise Finding(f"{found.name} is not {expected.name}:\n  " + "\n  ".join(differences[:8]))
 
 
+class LastOfAll:
+    """What a thread does beside other work, when all of that is done: in one order, whatever the seed."""
+
+    def __init__(self, target: Callable[..., object], args: tuple[object, ...], name: str) -> None:
+        self._work = lambda: target(*args)
+
+    def start(self) -> None:
+        return
+
+    def join(self) -> None:
+        self._work()
+
+
 @contextlib.contextmanager
 def patched(run: Run) -> Iterator[None]:
     """rollrep in the world of `run`: its clock, its disk, its line, its dice."""
@@ -288,6 +301,7 @@ def patched(run: Run) -> Iterator[None]:
         return dice.randbytes(count).hex()
 
     from rollrep.destination import leaves as own_leaves
+    from rollrep.destination import mirror_db
     from rollrep.source import install as installing
     from rollrep.source import leaves
 
@@ -298,6 +312,7 @@ def patched(run: Run) -> Iterator[None]:
         (digests, "time", fake_time),
         (leaves, "time", fake_time),
         *((each, "secrets", types.SimpleNamespace(token_hex=dice_hex)) for each in (installing, own_leaves)),
+        (mirror_db, "threading", types.SimpleNamespace(Thread=LastOfAll)),
         (running, "open_stream", run.open_stream),
         *((module, name, getattr(module, name)) for module, name in TUNED),
     ]

@@ -17,10 +17,11 @@ from sources import pull_once
 from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Shape
 from rollrep.destination import sweep
-from rollrep.destination.leaves import BY_ROWS, Match, OwnLeaves, Read, Wanted
+from rollrep.destination.leaves import BY_ROWS, PAGES_JUDGED, Match, OwnLeaves, Read, Wanted
 from rollrep.destination.pull import Outcome
 from rollrep.leaf_pages import LeafPages
 from rollrep.source import leaves as source_leaves
+from rollrep.source import pages as source_pages
 from rollrep.source.log import Meta
 from rollrep.source.tables import Limits
 from rollrep.wire import leaves, messages
@@ -326,8 +327,8 @@ def test_only_rows_that_changed_are_asked_for_when_leaves_are_compared(pair: Lea
 def test_rows_are_told_when_pages_differ_in_how_rows_lie_there(
     pair: LeavesPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_leaves, "FIRST_CHUNK_ROWS", 500)
-    monkeypatch.setattr(source_leaves, "STRETCH_ROWS", 500)
+    monkeypatch.setattr(source_leaves, "FIRST_CHUNK_ROWS", 300)
+    monkeypatch.setattr(source_leaves, "STRETCH_ROWS", 300)
     pair.start(TABLE + FILL.format(10_000, "hex(randomblob(30))"))
     before = pages_of(pair.path)
     pair.do("UPDATE t SET a = a || 'x' WHERE id < 5000; UPDATE t SET a = rtrim(a, 'x') WHERE id < 5000")
@@ -337,13 +338,16 @@ def test_rows_are_told_when_pages_differ_in_how_rows_lie_there(
     assert of_pages[0]
     assert 5 < of_pages.count(False) < 25
     assert all(of_pages[-2:]), "where they are equal again, pages are enough"
-    assert pair.times(messages.SendCells) <= 3, "of the stretch in which both meet"
+    assert pair.times(messages.SendCells) <= 5, "of the first, which are too few to judge, and where both meet"
 
 
 def test_pages_are_looked_at_again_when_rows_were_told_for_a_while() -> None:
+    def match(theirs: list[bytes] | None, leaves: int) -> Match:
+        return Match(theirs, [(b"ours %d" % n, None) for n in range(leaves)], [page] * leaves, KeyRange(None, None))
+
     wanted, page = Wanted(), b"\r" + bytes(511)
-    apart = Match([b"theirs"], [(b"ours", None)], [page], KeyRange(None, None))
-    alike = Match(None, [(b"ours", None)], [page], KeyRange(None, None))
+    few, apart, alike = match([b"theirs"], 1), match([b"theirs"] * PAGES_JUDGED, PAGES_JUDGED), match(None, 1)
+    assert wanted.learn(few, of_pages=True)
     assert not wanted.learn(apart, of_pages=True)
     for _ in range(BY_ROWS):
         assert not wanted.of_pages
@@ -361,9 +365,14 @@ def test_little_is_said_when_nothing_differs(pair: LeavesPair) -> None:
     assert {type(ask) for ask in pair.asked if getattr(ask, "shape", 0) == 1} == {messages.SendStretch}
 
 
+@pytest.mark.parametrize("copied_by", ["rows", "pages"])
 @pytest.mark.parametrize("rows", ["id = 700", "id % 90 = 0", "1"])
-def test_rows_with_overflow_pages_arrive_when_only_these_changed(rows: str, pair: LeavesPair) -> None:
+def test_rows_with_overflow_pages_arrive_when_only_these_changed(
+    rows: str, copied_by: str, pair: LeavesPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stands on the leaf is as it was: length, beginning and number of the overflow page."""
+    if copied_by == "pages":
+        monkeypatch.setattr(source_pages, "LEAST_BYTES", 0)
     pair.start(TABLE + FILL.format(900, "CASE WHEN i % 90 = 0 OR i = 700 THEN zeroblob(9000) ELSE i END"))
     before = dict.fromkeys(pages_of(pair.path))
     for (key,) in pair.db.execute(f"SELECT id FROM t WHERE ({rows}) AND typeof(a) = 'blob'").fetchall():
@@ -371,6 +380,8 @@ def test_rows_with_overflow_pages_arrive_when_only_these_changed(rows: str, pair
             blob.seek(8_990)
             blob.write(b"changed")
     assert dict.fromkeys(pages_of(pair.path)) == before, "else leaves tell it"
+    if copied_by == "pages":
+        assert dict.fromkeys(pages_of(pair.store.mirror)) == before, "else pages tell it"
     pair.mirror()
 
 

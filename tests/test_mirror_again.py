@@ -273,6 +273,23 @@ def test_old_keys_are_not_believed_when_the_source_was_restored_and_its_log_went
     assert ((1, lost[0]) in snapshots) == (reason == "diverged")
 
 
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("keep_keys", [100_000, 1])
+def test_nothing_is_left_in_the_wal_when_a_mirror_operation_is_over(
+    keep_keys: int, reads: bool, pair: OverrunPair, tmp_path: Path
+) -> None:
+    pair.start(keep_keys=keep_keys)
+    alone = tmp_path / "alone.db"
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as reader:
+        if reads:
+            assert reader.execute("SELECT count(*) FROM account").get
+        pair.fall_off()
+        assert pair.pull().answer == "mirror"
+        alone.write_bytes(pair.store.mirror.read_bytes())
+    oracle.assert_same(pair.path, alone)
+    pair.same()
+
+
 def test_log_goes_on_where_it_begins_when_the_mirror_stands_just_before_it(pair: OverrunPair) -> None:
     pair.start(keep_rows=31)
     pair.do("UPDATE account SET city = 1 WHERE id = 1")

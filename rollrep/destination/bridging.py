@@ -32,6 +32,7 @@ from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import at_ms_of, attach_log
 from rollrep.destination.mirror_db import (
     State,
+    leave_in_wal,
     moved_to,
     open_mirror,
     remove_database,
@@ -163,6 +164,7 @@ class Bridging:
         new = moved_to(state, facts)
         shadows.archive(head.id)
         widen_cache(mirror)
+        leave_in_wal(mirror)
         replay = Replay(mirror, {shape.id: shape for shape in state.layout.shapes}, net_only=True, finished=True)
         with transaction(mirror):
             operations = replay.window(state.position.id + 1, head.id)

@@ -39,6 +39,7 @@ from rollrep.destination.images import attach_log
 from rollrep.destination.leaves import OwnLeaves
 from rollrep.destination.mirror_db import (
     State,
+    leave_in_wal,
     open_mirror,
     remove_database,
     transaction,
@@ -307,6 +308,8 @@ class InPlace:
         self, until: int, facts: Facts, answer: Answer, shadows: ShadowPull | None, commit: Callable[[Facts], int]
     ) -> State:
         widen_cache(self.db)
+        if self._path == self._store.mirror:
+            leave_in_wal(self.db)
         replay = Replay(self.db, self._shapes, compared=self._compared, finished=True)
         with transaction(self.db):
             replay.window(FIRST_ID, until)

@@ -46,8 +46,8 @@ LEAST = -(1 << 63)
 
 Leaf = tuple[bytes, list[bytes] | None]
 """what `read_leaf` gives"""
-MOSTLY = 0.5
-"""when a smaller part of the pages of a stretch is equal, the two copies lie apart, and rows say more"""
+MOSTLY, PAGES_JUDGED = 0.5, 16
+"""when a smaller part of so many pages is equal, the two copies lie apart, and rows say more"""
 BY_ROWS = 16
 """so many stretches, before pages are looked at again"""
 
@@ -89,6 +89,7 @@ class Wanted:
         self.each = False
         """whether of each leaf, because the stretch before had some that differ"""
         self._by_rows = 0
+        self._pages = self._equal = 0
 
     @property
     def how(self) -> ByLeaves:
@@ -103,10 +104,14 @@ class Wanted:
         self.each = bool(match.gaps)
         if not of_pages:
             self._by_rows = max(0, self._by_rows - 1)
-        elif match.equal < MOSTLY * match.of:
-            self._by_rows = BY_ROWS
-            return False
-        return True
+            return True
+        self._pages, self._equal = self._pages + match.of, self._equal + match.equal
+        if self._pages < PAGES_JUDGED:
+            return True
+        apart = self._equal < MOSTLY * self._pages
+        self._by_rows = BY_ROWS if apart else 0
+        self._pages = self._equal = 0
+        return not apart
 
 
 class Read:

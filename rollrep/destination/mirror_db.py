@@ -11,6 +11,7 @@ Knows: SQL of its own table, core.  Does not know: replay, the wire.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +193,32 @@ def refuse_another_source(state: State, database_id: str, instance: str, job: st
 def widen_cache(db: apsw.Connection) -> None:
     """For a mirror operation's commit, the last thing that `db` does."""
     db.execute(f"PRAGMA main.cache_size = -{WIDE_CACHE_KIB}").fetchall()
+
+
+def leave_in_wal(db: apsw.Connection) -> None:
+    """What `db` commits last is for `writing_back`."""
+    db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
+@contextlib.contextmanager
+def writing_back(path: Path) -> Iterator[None]:
+    """Meanwhile the WAL of the mirror at `path` is written back to it, so that nobody waits for the disk.
+
+    Where that fails, as on a full disk, the mirror is the same, and whoever opens it next tries again.
+    """
+    beside = threading.Thread(target=_write_back, args=(path,), name="rollrep-write-back")
+    beside.start()
+    try:
+        yield
+    finally:
+        beside.join()
+
+
+def _write_back(path: Path) -> None:
+    existing = apsw.SQLITE_OPEN_READWRITE
+    with contextlib.suppress(apsw.Error), contextlib.closing(apsw.Connection(str(path), flags=existing)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ from rollrep.destination.mirror_db import (
     stood_still,
     transaction,
     write_state,
+    writing_back,
 )
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
@@ -159,7 +160,9 @@ class _Pull:
             state = self._follow()
         finally:
             self._ladder.close()
-        self._settle(state, monotonic_s() - began_s)
+        seconds = monotonic_s() - began_s
+        with writing_back(self._store.mirror) if self._out.answer == "mirror" else contextlib.nullcontext():
+            self._settle(state, seconds)
         return self._out
 
     def _follow(self) -> State:
