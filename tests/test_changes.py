@@ -33,6 +33,7 @@ from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.snapshots import SnapshotHolds
 from rollrep.destination.trash import empty_trash
+from rollrep.source.tables import Limits
 
 
 @pytest.fixture(autouse=True)
@@ -353,3 +354,32 @@ def test_change_stands_in_for_no_other_when_it_has_its_name(pair: FollowedPair) 
     (pair.store.folder / third.path).write_bytes((pair.store.folder / second.path).read_bytes())
     pair.same_at(*points[2])
     assert pair.damaged == [Path(third.path).name]
+
+
+@pytest.mark.parametrize("kind", ["first copy", "whole snapshot", "change"])
+def test_point_has_its_own_sequence_when_an_insert_of_nothing_raised_it_before_the_pull(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = FollowedPair(tmp_path)
+    if kind == "whole snapshot":
+        monkeypatch.setattr(changes, "LARGEST_SHARE", 0.0)
+    pair.create(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v NOT NULL ON CONFLICT IGNORE); INSERT INTO t VALUES (3, 'a')",
+        Limits(),
+    )
+    if kind != "first copy":
+        pull_once(pair.store, pair.path)
+        pair.do("INSERT INTO t VALUES (4, 'b')")
+    at, kept = pair.point()
+    pair.do("INSERT INTO t VALUES (70, NULL)")
+    pull_once(pair.store, pair.path, snapshot_s=0)
+    with Catalog(pair.store.catalog) as catalog:
+        newest = catalog.snapshots()[-1]
+    assert (newest.id, newest.base is not None) == (at, kind == "change"), "else nothing is tried"
+    pair.same_at(at, kept)
+    assert pair.db.execute("SELECT seq FROM sqlite_sequence").get == 70
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.do("INSERT INTO t(v) VALUES ('c')")
+    pair.same()
+    later, kept = pair.point_pulled()
+    pair.same_at(later, kept)

@@ -52,6 +52,7 @@ from rollrep.destination.snapshots import (
     full_disk_as_oserror,
     name_of,
     points_at,
+    sequence_at_point,
     take_snapshot,
     unpack_whole,
 )
@@ -88,8 +89,11 @@ class ChangeHolds(msgspec.Struct, frozen=True):
         require_moment(self.time)
 
 
-def take_next(store: Store, catalog: Catalog) -> Snapshot:
-    """A snapshot of the mirror as it is, in the catalog: a change where one is possible and small, else a whole one."""
+def take_next(store: Store, catalog: Catalog, head: Point | None = None) -> Snapshot:
+    """A snapshot of the mirror as it is, in the catalog: a change where one is possible and small, else a whole one.
+
+    `head` is as for `take_snapshot`.
+    """
     scratch = store.snapshots / f"change.db{TEMPORARY}"
     try:
         with contextlib.closing(open_mirror(store.mirror)) as mirror:
@@ -105,7 +109,7 @@ def take_next(store: Store, catalog: Catalog) -> Snapshot:
                     return change
     finally:
         remove_database(scratch)
-    return take_snapshot(store, catalog)
+    return take_snapshot(store, catalog, head)
 
 
 def unpack_snapshot(store: Store, chain: Sequence[Snapshot], target: Path) -> None:
@@ -270,7 +274,7 @@ def _write_next(
             encoding=state.layout.encoding,
             database_bytes=mirror.pragma("page_count") * mirror.pragma("page_size"),
             shapes=state.layout.shapes,
-            facts=_facts(mirror, state),
+            facts=_facts(mirror, state, sequence_at_point(store, catalog, state, None)),
             digests=tuple(_digests(mirror, state.layout.shapes)),
             points=points_at(catalog, state),
         )
@@ -293,10 +297,12 @@ def found_change(store: Store, path: Path, holds: ChangeHolds, size: int) -> Sna
     return Snapshot(holds.line, holds.position.id, from_iso(holds.time), relative, size, holds.database_bytes)
 
 
-def _facts(mirror: apsw.Connection, state: State) -> Facts:
+def _facts(mirror: apsw.Connection, state: State, at_point: dict[str, int] | None) -> Facts:
     sequence: list[tuple[str, int]] = []
     captured = {shape.table for shape in state.layout.shapes if shape.autoincrement}
-    if captured:
+    if at_point is not None:
+        sequence = [(name, at_point[name]) for name in sorted(captured & at_point.keys())]
+    elif captured:
         found = all_rows(mirror, "SELECT name, seq FROM main.sqlite_sequence ORDER BY name")
         sequence = [(name, seq) for name, seq in found if name in captured]
     return Facts(

@@ -329,7 +329,7 @@ class _Pull:
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)
         if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
-            self._out.snapshot = take_next(self._store, self._catalog)
+            self._out.snapshot = take_next(self._store, self._catalog, self._head_point)
         expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
         compact(self._store, self._catalog)
         if self._out.answer == "mirror":

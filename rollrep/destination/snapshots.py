@@ -3,9 +3,10 @@
     snapshots/<source's time>-<line>-<log id>.snapshot
 
 Taken from the mirror inside one read transaction by SQLite's backup, so it is exact and never restarts,
-then compressed.  Any zstd program unpacks it to a database.
+then compressed.  Any zstd program unpacks it to a database.  Where the mirror stands at a point of the application, but
+AUTOINCREMENT has moved on since, which no log row tells, the snapshot has what it was at the point.
 
-Knows: containers, the catalog, the mirror's state.  Does not know: the wire, replay.
+Knows: containers, archive and catalog, the mirror's state.  Does not know: the wire, how log rows are replayed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from rollrep.core.clock import from_iso, iso
 from rollrep.core.errors import VerifyFailed
 from rollrep.core.nouns import Point, Position, Time, require_moment
 from rollrep.destination import container
+from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import Snapshot
 from rollrep.destination.file_copy import copy_file
-from rollrep.destination.mirror_db import State, read_state
+from rollrep.destination.mirror_db import State, read_state, remove_database
+from rollrep.destination.replay import point_sequence, set_sequence
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.trash import find_file
 
@@ -46,8 +49,11 @@ class SnapshotHolds(msgspec.Struct, frozen=True):
         require_moment(self.time)
 
 
-def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
-    """A snapshot of the mirror as it is, in the catalog.  Returns the one that is there already, if one is whole."""
+def take_snapshot(store: Store, catalog: Catalog, head: Point | None = None) -> Snapshot:
+    """A snapshot of the mirror as it is, in the catalog.  Returns the one that is there already, if one is whole.
+
+    `head` is the application's point where the mirror stands, for where no segment tells it.
+    """
     raw = store.snapshots / f"snapshot.db{TEMPORARY}"
     try:
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
@@ -55,9 +61,29 @@ def take_snapshot(store: Store, catalog: Catalog) -> Snapshot:
         for existing in catalog.usable_snapshots():
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
+        if (sequence := sequence_at_point(store, catalog, state, head)) is not None:
+            _put_sequence(raw, state, sequence)
         return write_snapshot(store, catalog, raw, state)
     finally:
-        raw.unlink(missing_ok=True)
+        remove_database(raw)
+
+
+def sequence_at_point(store: Store, catalog: Catalog, state: State, head: Point | None) -> dict[str, int] | None:
+    """What sqlite_sequence was at the application's point where a mirror in this state stands; None where at none."""
+    at = state.position.id
+    with contextlib.suppress(VerifyFailed):  # nothing is learned of a damaged segment, which `verify` names
+        for point in (*Archive(store, catalog).points(state.line, at - 1, at), *([head] if head else ())):
+            if point.id == at and not point.schema_changed:
+                # None is of no row as well as of no table.
+                return point_sequence(point.sequence or "", state.layout.encoding)
+    return None
+
+
+def _put_sequence(database: Path, state: State, sequence: dict[str, int]) -> None:
+    with full_disk_as_oserror(), contextlib.closing(apsw.Connection(str(database))) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        with db:
+            set_sequence(db, sequence, state.layout.shapes)
 
 
 def write_snapshot(store: Store, catalog: Catalog, raw: Path, state: State) -> Snapshot:
