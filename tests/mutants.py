@@ -415,6 +415,22 @@ MUTANTS = (
         "AssertionError",
     ),
     Mutant(
+        "what is fetched again may be of another history",
+        "destination/healing.py",
+        "is_same = is_same and (batch.last < segment.last or batch.proof == segment.proof)",
+        "pass",
+        "tests/test_mending.py::test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again",
+        "AssertionError",
+    ),
+    Mutant(
+        "a segment that is fetched again in pieces forgets the ends of pulls in it",
+        "destination/healing.py",
+        "ends = [each for each in holds.all_facts if batch.first <= each.head.id <= batch.last]",
+        "ends = []",
+        "tests/test_mending.py::test_pull_fetches_a_damaged_segment_again_when_the_log_has_its_rows",
+        "AssertionError|assert",
+    ),
+    Mutant(
         "what a mirror operation left in the WAL stays there",
         "destination/mirror_db.py",
         "    beside.start()\n    try:\n        yield\n    finally:\n        beside.join()\n",

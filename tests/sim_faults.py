@@ -469,7 +469,11 @@ def repaired(run: Run, why: str, *, must_differ: bool) -> None:
     run.reader.paused = False
 
 
-@injection("X22 X40", "one bit of an archived file is flipped: verify names it; then it is put right, or put aside", 1)
+@injection(
+    "X22 X40",
+    "one bit of an archived file is flipped: verify names it; then it is put right, put aside, or fetched again",
+    1,
+)
 def bit_rots(run: Run) -> None:
     if not any(run.store.archive.rglob("*.segment")) and not any(run.store.snapshots.glob("*.snapshot")):
         return
@@ -482,14 +486,29 @@ def bit_rots(run: Run) -> None:
         found = verifying.verify_rest(run.config, run.job, lambda *_: None).at_rest
     assert file.name in " ".join(f"{each.path} {each.text}" for each in found.problems), f"{file.name}: not seen"
     run.saw("named by verify")
-    if mended := run.rng.random() < 0.5:
+    way = run.rng.random()
+    if mended := way < 0.5:
         run.saw("put aside")
-    else:
+    elif way > 0.8 or not is_healed(run, file):
         file.write_bytes(sound)
     with run.disk.acting("pull"):
         verifying.verify_rest(run.config, run.job, lambda *_: None, repair=mended)
         found = verifying.verify_rest(run.config, run.job, lambda *_: None).at_rest
     assert file.name not in " ".join(f"{each.path} {each.text}" for each in found.problems), "damage without an end"
+
+
+def is_healed(run: Run, file: Path) -> bool:
+    """Whether a pull fetched the rows of a damaged file again, though one before it may have died."""
+    if run.rng.random() < 0.5:
+        with dying(run, power=run.rng.random() < 0.5):
+            run.pull("healing")
+    run.pull("healing")
+    with Catalog(run.store.catalog) as catalog:
+        known = {run.store.folder / each.path for each in (*catalog.segments(), *catalog.snapshots())}
+        healed = file not in known or not any(file.samefile(run.store.folder / each) for each in catalog.damaged())
+    if healed:
+        run.saw("fetched again")
+    return healed
 
 
 def flip_a_bit(run: Run, catalog: Catalog) -> tuple[Path, bytes] | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import msgspec
 import oracle
 import pytest
 from pair import FollowedPair
@@ -223,3 +224,21 @@ def test_offer_of_too_many_pages_is_refused(pair: FollowedPair, monkeypatch: pyt
     monkeypatch.setattr(session.Session, "ask_pages", many)
     with pytest.raises(RollrepError, match="offered"):
         pull_once(pair.store, pair.path)
+
+
+@pytest.mark.parametrize("pulled_before", [False, True])
+def test_pull_is_temporary_when_the_source_says_nothing_of_its_tables(
+    pulled_before: bool, pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the answer to another hello, on a line that doubles what it carries."""
+    pair.create(SCHEMA, Limits())
+    if pulled_before:
+        pull_once(pair.store, pair.path)
+        pair.do("CREATE TABLE later(v)")
+    hello = session.Session.hello
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Session, "hello", lambda *args: msgspec.structs.replace(hello(*args), layout=None))
+        with pytest.raises(Temporary, match="what its tables are"):
+            pull_once(pair.store, pair.path)
+    pull_once(pair.store, pair.path)
+    oracle.assert_same(pair.path, pair.store.mirror)

@@ -177,6 +177,8 @@ def _pull(
                     say(f"  next: {result.error.remedy.replace(' JOB', ' ' + job.name)}")
             for each in result.outcome.refused:
                 say(f"rollrep: {job.name}: NOT CARRIED {each}")
+            for each in result.outcome.healed:
+                say(f"rollrep: {job.name}: {each} was damaged; its rows were fetched again")
             if somebody_watches() and not as_json and not result.error:
                 say(_summary(result))
     if as_json:

@@ -64,14 +64,23 @@ class Archive:
 
         It is unpacked and looked at first: what is archived can be replayed.
         """
+        holds, segment = self.put(db, line, batch, packed, [facts] if facts else [])
+        self._catalog.add_segment(segment)
+        return holds
+
+    def put(
+        self, db: apsw.Connection, line: Line, batch: Batch, packed: bytes, ends: Sequence[Facts]
+    ) -> tuple[SegmentHolds, Segment]:
+        """As `add`, but that the catalog does not know of it yet; `ends` are at the ends of pulls in it."""
         raw = container.unpack(packed, batch.image.raw_bytes)
         attach_log(db, raw, batch.first, batch.last, batch.shapes)
+        earlier = tuple(each for each in ends if each.head.id < batch.last)
         holds = SegmentHolds(
-            line.line, batch.epoch, batch.first, batch.last, batch.proof, batch.shapes, points_in(db), facts
-        )
+            line.line, batch.epoch, batch.first, batch.last, batch.proof, batch.shapes, points_in(db),
+            ends[-1] if len(earlier) < len(ends) else None, earlier,
+        )  # fmt: skip
         path = self._path_of(holds)
-        self._catalog.add_segment(self._found(path, holds, container.write_packed(path, KIND, packed, len(raw), holds)))
-        return holds
+        return holds, self._found(path, holds, container.write_packed(path, KIND, packed, len(raw), holds))
 
     def join(self, segments: Sequence[Segment]) -> Segment | None:
         """One segment with the rows of several that follow one another; not in the catalog yet.

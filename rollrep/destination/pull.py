@@ -90,6 +90,8 @@ class Outcome:
     refused: list[str] = dataclasses.field(default_factory=list)
     virtual_tables: list[str] = dataclasses.field(default_factory=list)
     """those that had changed"""
+    healed: list[str] = dataclasses.field(default_factory=list)
+    """paths of segments that were damaged and whose rows were fetched again, below the job's folder"""
 
     @property
     def tables_mirrored(self) -> list[str]:
@@ -153,6 +155,8 @@ class _Pull:
         )  # fmt: skip
         self._out = Outcome()
         self._head_point: Point | None = None
+        self._oldest = 0
+        """of the source's log, when it was asked last"""
 
     def run(self) -> Outcome:
         began_s = monotonic_s()
@@ -232,13 +236,16 @@ class _Pull:
                 tell_rows=self._expect is not None,
             )
         )
+        if answer.layout is None and (state is None or answer.schema_digest != state.schema_digest):
+            # An answer to another hello, on a line that doubles what it carries.
+            raise Temporary("the source did not say what its tables are", remedy="nothing was lost; pull again")
         if self._expect:
             self._expect(rows_to_come(answer, state, position))
         if answer.lasting:
             remember(self._catalog, LASTING, msgspec.to_builtins(answer.lasting))
         if state and not self._wishes.accept_source:
             refuse_another_source(state, answer.database_id, answer.instance, self._store.job)
-        self._head_point = answer.facts.point
+        self._head_point, self._oldest = answer.facts.point, answer.oldest
         if answer.layout:
             self._out.refused = [f"{each.name}: {each.reason}" for each in answer.layout.refused]
         return answer
@@ -322,6 +329,10 @@ class _Pull:
 
     def _settle(self, state: State, seconds: float) -> None:
         """The catalog learns what the mirror has; a snapshot is taken when one is due."""
+        if self._catalog.damaged():
+            from rollrep.destination.healing import heal  # seldom needed
+
+            self._out.healed = heal(self._store, self._catalog, self._session, state, self._oldest)
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
             head = Point(state.position.id, state.time, "pull", None)

@@ -75,6 +75,7 @@ class Result:
             "points_recorded": len(self.outcome.points),
             "snapshot": snapshot.path if snapshot else None,
             "not_carried": self.outcome.refused,
+            "fetched_again": self.outcome.healed,
             "error": error_json(self.error) if self.error else None,
         }
 

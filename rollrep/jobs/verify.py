@@ -27,6 +27,7 @@ from rollrep.jobs.telling import point_json
 SOURCE_EVENT, REST_EVENT = "verify_source", "verify_rest"
 """the kinds of the catalog's events that `check` looks for"""
 
+PULL = "rollrep pull JOB"
 MAKE_ROOM = "make room, and verify again"
 MOST_NAMED = 10
 """points of which a person is told each"""
@@ -115,8 +116,11 @@ class RestResult:
     def remedies(self) -> list[str]:
         """What is to be typed; nothing where all is whole, or was mended."""
         found = dict.fromkeys(each.remedy for each in self.at_rest.problems)
+        if any(each.endswith(".segment") for each in self.at_rest.damaged):
+            # Whose rows the next pull fetches again, while the source has them.
+            found = {PULL: None, **found}
         if self.mended:
-            found.pop(REPAIR, None)
+            found = {each: None for each in found if each not in (PULL, REPAIR)}
         return [each.replace(" JOB", f" {self.job}") for each in found]
 
     def as_json(self) -> dict[str, object]:
