@@ -419,7 +419,7 @@ MUTANTS = (
         "destination/healing.py",
         "is_same = is_same and (batch.last < segment.last or batch.proof == segment.proof)",
         "pass",
-        "tests/test_mending.py::test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again",
+        "tests/test_healing.py::test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again",
         "AssertionError",
     ),
     Mutant(
@@ -427,7 +427,7 @@ MUTANTS = (
         "destination/healing.py",
         "ends = [each for each in holds.all_facts if batch.first <= each.head.id <= batch.last]",
         "ends = []",
-        "tests/test_mending.py::test_pull_fetches_a_damaged_segment_again_when_the_log_has_its_rows",
+        "tests/test_healing.py::test_pull_fetches_a_damaged_segment_again_when_the_log_has_its_rows",
         "AssertionError|assert",
     ),
     Mutant(

@@ -6,10 +6,9 @@ import contextlib
 import datetime as dt
 import errno
 import io
-import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,22 @@ from test_cli import Place
 from test_history import versions_of
 
 from rollrep.cli.output import reporting
-from rollrep.core.errors import NotRestorable, Temporary, VerifyFailed
+from rollrep.core.errors import NotRestorable, VerifyFailed
 from rollrep.core.moments import ById
-from rollrep.destination import compaction, snapshots
+from rollrep.destination import snapshots
 from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.expire import expiry_of, run_expiry
 from rollrep.destination.mending import Mended, mend
 from rollrep.destination.reach import Reach
-from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
-from rollrep.destination.trash import reading
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import rehearse
-from rollrep.source import reader
 from rollrep.source.tables import Limits
-from rollrep.wire.session import LogOverrun, Session
 
 ROUNDS = 8
 
@@ -326,119 +321,6 @@ def test_commands_lead_out_of_a_damaged_archive(tmp_path: Path) -> None:
     assert "a file was damaged, and put aside" in done.stdout
     place.good("catalog", "shop", "--rebuild")
     place.good("verify", "shop")
-
-
-def flip_rows(path: Path) -> None:
-    """Its manifest, at the end, stays."""
-    raw = bytearray(path.read_bytes())
-    raw[40] ^= 4
-    path.write_bytes(raw)
-
-
-def pulled_again(life: Life, *, rows_of_a_batch: int | None = None) -> list[str]:
-    """What a pull healed; the application has written nothing meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        if rows_of_a_batch:
-            patch.setattr(reader, "IMAGE_ROWS", rows_of_a_batch)
-        return pull_once(life.store, life.path).healed
-
-
-@pytest.mark.parametrize("number", [0, 3, -1])
-@pytest.mark.parametrize("rows_of_a_batch", [None, 3])
-def test_pull_fetches_a_damaged_segment_again_when_the_log_has_its_rows(
-    rows_of_a_batch: int | None, number: int, lives: dict[bool, Life], tmp_path: Path
-) -> None:
-    life = as_it_was(lives[False], tmp_path)
-    life.pulled()
-    every, file = life.restorable(), files_of(life.store, "segment")[number]
-    flip_rows(file)
-    assert pulled_again(life) == [], "nobody has looked"
-    assert len(life.verified().problems) == 1
-    assert pulled_again(life, rows_of_a_batch=rows_of_a_batch) == [str(file.relative_to(life.store.folder))]
-    assert life.verified().problems == [] and life.verified().notes == []
-    assert life.restorable() == every
-    assert pulled_again(life) == []
-    # The catalog is the same when it is made again of the files.
-    before = catalog_of(life)
-    rebuild_catalog(life.store, dry_run=False)
-    assert catalog_of(life) == before and life.restorable() == every
-
-
-def catalog_of(life: Life) -> object:
-    with Catalog(life.store.catalog) as catalog:
-        return catalog.segments(), [each[1:] for each in catalog.points()], catalog.holes()
-
-
-def test_joined_segment_is_healed_with_all_ends_of_pulls_in_it(lives: dict[bool, Life], tmp_path: Path) -> None:
-    life = as_it_was(lives[False], tmp_path)
-    life.pulled()
-    every = life.restorable()
-    with pytest.MonkeyPatch.context() as patch, life.store.locked(), Catalog(life.store.catalog) as catalog:
-        patch.setattr(compaction, "TOGETHER", 4)
-        assert compaction.compact(life.store, catalog)
-    for rows in (None, 20):
-        for file in files_of(life.store, "segment"):
-            flip_rows(file)
-        assert life.verified().lost
-        assert pulled_again(life, rows_of_a_batch=rows)
-        assert life.verified().problems == [] and life.restorable() == every
-
-
-@pytest.mark.parametrize(
-    "why", ["the log has forgotten", "another history", "no manifest", "somebody reads", "the line is cut"]
-)
-def test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again(
-    why: str, lives: dict[bool, Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    life = as_it_was(lives[False], tmp_path)
-    life.pulled()
-    file = files_of(life.store, "segment")[3]
-    (flip if why == "no manifest" else flip_rows)(file)
-    if why == "no manifest":
-        file.write_bytes(file.read_bytes()[:-1])
-    if why == "another history":
-        with Catalog(life.store.catalog) as catalog:
-            catalog.connection.execute("UPDATE segment SET proof = 'another' WHERE path LIKE ?", (f"%{file.name}",))
-    lost = life.verified().lost
-    before, harmed = sorted(life.store.folder.rglob("*")), file.read_bytes()
-    if why == "the log has forgotten":
-        monkeypatch.setattr(Session, "batches", forgotten)
-    with reading(life.store) if why == "somebody reads" else contextlib.nullcontext():
-        if why == "the line is cut":
-            monkeypatch.setattr(reader, "IMAGE_ROWS", 3)
-            with pytest.raises(Temporary):
-                pull_once(life.store, life.path, cut_after=1_500)
-        else:
-            assert pulled_again(life) == []
-    assert file.read_bytes() == harmed
-    assert [each for each in sorted(life.store.folder.rglob("*")) if each.suffix == ".segment"] == [
-        each for each in before if each.suffix == ".segment"
-    ]
-    assert life.verified().lost == lost
-    if why in ("somebody reads", "the line is cut"):
-        assert pulled_again(life)
-
-
-def forgotten(session: Session, after: int, through: int) -> Iterator[object]:
-    raise LogOverrun(through)
-    yield
-
-
-def test_commands_tell_of_a_segment_that_was_fetched_again(tmp_path: Path) -> None:
-    place = Place(tmp_path).pulled()
-    place.write("UPDATE posts SET title = title || 'x'")
-    place.good("source", "point", place.db, "--label", "one")
-    place.good("pull", "shop")
-    [file] = files_of(Store(place.store, "shop"), "segment")
-    flip_rows(file)
-    assert place.run("verify", "shop").returncode == 16
-    done = place.run("pull", "shop", "--json")
-    [told] = json.loads(done.stdout)["jobs"]
-    assert done.returncode == 0 and told["fetched_again"] == [f"archive/1/{file.name}"]
-    assert f"archive/1/{file.name} was damaged; its rows were fetched again" in done.stderr
-    place.good("verify", "shop")
-    place.good("check", "shop")
-    assert place.run("restore", "shop", "--at", "label:one", "--output", "out.db").returncode == 0
 
 
 def test_history_goes_around_damage_that_is_known(lives: dict[bool, Life], tmp_path: Path) -> None:
