@@ -99,7 +99,7 @@ def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> B
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise VerifyFailed(
             f"{store.mirror} is damaged: {error}",
-            remedy=f"snapshot and archive have the same state: --at point:{chosen.point.point}",
+            remedy=f"make the mirror again: rollrep mirror {store.job}; or try an earlier point",
         ) from error
     if not stands_at(state, chosen.point):
         remove_database(path)
