@@ -221,8 +221,8 @@ MUTANTS = (
     Mutant(
         "a batch is archived with nothing in the catalog",
         "destination/archive.py",
-        "        self._catalog.add_segment(self._found(path,",
-        "        (self._found(path,",
+        "        self._catalog.add_segment(segment)\n        return holds\n",
+        "        return holds\n",
         STEPS + "batch_is_archived_when_the_process_dies_in_its_replay",
         "AssertionError|assert ",
     ),

@@ -76,11 +76,11 @@ BUGS = (
     Bug(
         "a segment is in the catalog before it is on the disk",
         "destination/archive.py",
-        "        self._catalog.add_segment(self._found(path, holds, container.write_packed(path, KIND, packed, len(raw), holds)))\n",
+        "        return holds, self._found(path, holds, container.write_packed(",
         "        self._catalog.add_segment(self._found(path, holds, 1))\n"
-        "        container.write_packed(path, KIND, packed, len(raw), holds)\n",
+        "        return holds, self._found(path, holds, container.write_packed(",
         "puller_killed work",
-        43,
+        3,
     ),
     Bug(
         "the copy that a mirror operation begins with is not synced",
@@ -88,7 +88,7 @@ BUGS = (
         "            container.sync_file(copy)\n",
         "",
         "power_lost migration",
-        504,
+        1674,
     ),
     Bug(
         "a forgotten key proves a position without its time",

@@ -159,7 +159,7 @@ def test_repair_is_there_when_power_fails_at_once_after_it(tmp_path: Path) -> No
         with run.disk.acting("judge"), contextlib.closing(apsw.Connection(str(run.store.mirror))) as db:
             db.execute("UPDATE bank SET money = 7 WHERE id = 3")
         run.reader.paused = True
-        image = powerless_at(run, "snapshots.take_snapshot: unlink", after="parts.replace_rows")
+        image = powerless_at(run, "mirror_db.remove_database: unlink snapshot.db.part", after="parts.replace_rows")
         with run.disk.acting("pull"):
             found = verifying.verify_source(run.config, run.job, Asked((), True), lambda *_: None)
         assert found.verified.rows_differing == 1 and image.exists()
