@@ -32,6 +32,7 @@ from rollrep.destination.gathered import Gathered
 from rollrep.destination.images import at_ms_of, attach_log
 from rollrep.destination.mirror_db import (
     State,
+    WriteBack,
     leave_in_wal,
     moved_to,
     open_mirror,
@@ -70,12 +71,21 @@ class Bridged:
 class Bridging:
     """One attempt to bridge from `state`; what it archives stays good if it is given up."""
 
-    def __init__(self, store: Store, catalog: Catalog, archive: Archive, session: Session, hello: Hello) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        archive: Archive,
+        session: Session,
+        hello: Hello,
+        write_back: WriteBack,
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._archive = archive
         self._session = session
         self._hello = hello
+        self._write_back = write_back
         self._rows: dict[int, int] = {}
         self._has_gap = False
 
@@ -97,6 +107,7 @@ class Bridging:
                 facts = shadows.gather(self._session, answer.facts, take)
                 gathered.attach(mirror)
                 new, operations = self._commit(mirror, state, facts, shadows)
+                self._write_back.begin()
             except (SchemaChanged, LogOverrun, OrderNeeded):
                 return None
             except apsw.FullError as error:

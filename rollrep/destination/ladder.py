@@ -27,7 +27,7 @@ from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached, read_reached
-from rollrep.destination.mirror_db import State, open_mirror, state_of, transaction, write_state
+from rollrep.destination.mirror_db import State, WriteBack, open_mirror, state_of, transaction, write_state
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
 from rollrep.destination.pace import Pace
@@ -62,6 +62,7 @@ class Ladder:
         session: Session,
         hello: SayHello,
         pace: Pace,
+        write_back: WriteBack,
         database: str,
         *,
         requested: bool,
@@ -74,6 +75,7 @@ class Ladder:
         self._session = session
         self._hello = hello
         self._pace = pace
+        self._write_back = write_back
         self._database = database
         self._requested = requested
         self._stop_on_history_lost = stop_on_history_lost
@@ -179,6 +181,7 @@ class Ladder:
         except SchemaChanged as changed:
             # What was gathered is of another layout; the next hello says which.
             raise LogOverrun(0) from changed
+        self._write_back.begin()
         operation.discard()
         self._in_place = None
         self.copied = operation.copied

@@ -237,5 +237,6 @@ class OwnLeaves:
 
 def _open(path: Path, vfs: str) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    db.set_busy_timeout(10_000)
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return db

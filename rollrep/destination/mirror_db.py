@@ -196,28 +196,43 @@ def widen_cache(db: apsw.Connection) -> None:
 
 
 def leave_in_wal(db: apsw.Connection) -> None:
-    """What `db` commits last is for `writing_back`."""
+    """What `db` commits from now on is for a `WriteBack`."""
     db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
-@contextlib.contextmanager
-def writing_back(path: Path) -> Iterator[None]:
-    """Meanwhile the WAL of the mirror at `path` is written back to it, so that nobody waits for the disk.
+class WriteBack:
+    """From `begin` on, a thread writes the WAL of the mirror at `path` back to it: nobody waits for the disk.
 
-    Where that fails, as on a full disk, the mirror is the same, and whoever opens it next tries again.
+    It begins before the connection that committed is closed: then the WAL never has to be recovered, which would keep
+    readers out.  Where it fails, as on a full disk, the mirror is the same, and whoever closes it last tries again.
     """
-    beside = threading.Thread(target=_write_back, args=(path,), name="rollrep-write-back")
-    beside.start()
-    try:
-        yield
-    finally:
-        beside.join()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._beside: threading.Thread | None = None
+
+    def __enter__(self) -> WriteBack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._beside:
+            self._beside.join()
+
+    def begin(self) -> None:
+        with contextlib.suppress(apsw.Error):
+            db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                db.set_busy_timeout(10_000)
+                has_table(db, STATE)  # which opens the WAL
+            except BaseException:
+                db.close()
+                raise
+            self._beside = threading.Thread(target=_write_back, args=(db,), name="rollrep-write-back")
+            self._beside.start()
 
 
-def _write_back(path: Path) -> None:
-    existing = apsw.SQLITE_OPEN_READWRITE
-    with contextlib.suppress(apsw.Error), contextlib.closing(apsw.Connection(str(path), flags=existing)) as db:
+def _write_back(db: apsw.Connection) -> None:
+    with contextlib.suppress(apsw.Error), contextlib.closing(db):
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 

@@ -34,6 +34,7 @@ from rollrep.destination.gathered import Gathered
 from rollrep.destination.ladder import Ladder
 from rollrep.destination.mirror_db import (
     State,
+    WriteBack,
     moved_to,
     open_mirror,
     refuse_another_source,
@@ -42,7 +43,6 @@ from rollrep.destination.mirror_db import (
     stood_still,
     transaction,
     write_state,
-    writing_back,
 )
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
@@ -149,8 +149,9 @@ class _Pull:
         self._wishes = wishes
         self._progress = progress
         self._expect = expect
+        self._write_back = WriteBack(store.mirror)
         self._ladder = Ladder(
-            store, catalog, session, self._hello, Pace(progress), wishes.database,
+            store, catalog, session, self._hello, Pace(progress), self._write_back, wishes.database,
             requested=wishes.mirror, stop_on_history_lost=wishes.stop_on_history_lost,
         )  # fmt: skip
         self._out = Outcome()
@@ -159,14 +160,16 @@ class _Pull:
         """of the source's log, when it was asked last"""
 
     def run(self) -> Outcome:
+        with self._write_back:
+            return self._run()
+
+    def _run(self) -> Outcome:
         began_s = monotonic_s()
         try:
             state = self._follow()
         finally:
             self._ladder.close()
-        seconds = monotonic_s() - began_s
-        with writing_back(self._store.mirror) if self._out.answer == "mirror" else contextlib.nullcontext():
-            self._settle(state, seconds)
+        self._settle(state, monotonic_s() - began_s)
         return self._out
 
     def _follow(self) -> State:
@@ -215,7 +218,8 @@ class _Pull:
         if answer.reason != "pruned" or answer.layout is not None or self._wishes.mirror:
             return None
         hello = lambda position: self._hello(state, position, again=True)  # noqa: E731
-        bridged = Bridging(self._store, self._catalog, self._archive, self._session, hello).bridge(state)
+        bridging = Bridging(self._store, self._catalog, self._archive, self._session, hello, self._write_back)
+        bridged = bridging.bridge(state)
         if bridged is None:
             return None
         self._out.answer, self._out.reason, self._out.operations = "mirror", "pruned", bridged.operations
