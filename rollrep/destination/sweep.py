@@ -65,8 +65,9 @@ MANY_UNCLEAR = 0.05
 MOST_RANGES = 512
 MOST_ASKED_BYTES = 10_240
 """of keys in one question, where more than one key is larger than that: three questions may lie in a pipe of 64 KiB"""
-MOST_ASKED = 3
-"""questions that are under way at once"""
+MOST_ASKED, MOST_WHILE_WRITTEN = 3, 2
+"""questions that are under way at once; an answer brings all that was logged since its question, which a small log has
+forgotten where that is long ago"""
 
 
 class Taker(Protocol):
@@ -129,6 +130,8 @@ class Sweep:
         self._leaves_compared = self._leaves_equal = self._leaves_unclear = 0
         self._whole_left = 0
         self._is_wide = False
+        self._is_quiet = False
+        """whether nothing was logged before the last answer"""
         self._spans: deque[KeyRange] = deque()
         """those that were not begun"""
         self._waiting: deque[_Wanted] = deque()
@@ -163,6 +166,8 @@ class Sweep:
         # Cells come without the log: they are as they were.
         position = self._position if isinstance(wanted.ask, SendCells) else wanted.ask.position
         tail, found = self._session.read(position, kind)
+        if not isinstance(wanted.ask, SendCells):
+            self._is_quiet = tail is None
         if tail:
             self._position = self._taker.take_tail(tail)
         if found is None:
@@ -183,7 +188,8 @@ class Sweep:
         self._close(wanted.stretch)
 
     def _say(self) -> None:
-        while self._waiting and (not self._asked or (len(self._asked) < MOST_ASKED and self._waiting[0].is_small)):
+        most = MOST_ASKED if self._is_quiet else MOST_WHILE_WRITTEN
+        while self._waiting and (not self._asked or (len(self._asked) < most and self._waiting[0].is_small)):
             wanted = self._waiting.popleft()
             if not isinstance(wanted.ask, SendCells):
                 wanted.ask = msgspec.structs.replace(wanted.ask, position=self._position)
@@ -354,10 +360,8 @@ class Sweep:
         self._taker.take_rows(whole)
 
     def _want_leaves(self, stretch: int, span: KeyRange, *, begins: bool = False) -> None:
-        wanted = self._of_leaves
-        ask = SendStretch(
-            self._shape.id, span.after, 0, self._schema_digest, 0, span.through, wanted.how, wanted.of_pages
-        )
+        how, of_pages = self._of_leaves.how, self._of_leaves.of_pages
+        ask = SendStretch(self._shape.id, span.after, 0, self._schema_digest, 0, span.through, how, of_pages)
         self._want(_Wanted(ask, (Leaves, Stretch), stretch, [span], begins=begins))
 
     def _want_groups(self, stretch: int, ranges: Sequence[KeyRange], level: int) -> None:
