@@ -504,8 +504,7 @@ def is_healed(run: Run, file: Path) -> bool:
             run.pull("healing")
     run.pull("healing")
     with Catalog(run.store.catalog) as catalog:
-        known = {run.store.folder / each.path for each in (*catalog.segments(), *catalog.snapshots())}
-        healed = file not in known or not any(file.samefile(run.store.folder / each) for each in catalog.damaged())
+        healed = str(file.relative_to(run.store.folder)) not in catalog.damaged()
     if healed:
         run.saw("fetched again")
     return healed

@@ -139,22 +139,24 @@ class OpensshServer(Server):
             # A fact: as root, sshd does not start without its directory for privilege separation.
             Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
         self.log = folder / "sshd.log"
-        # sshd can't be told to choose a port itself, so somebody may take the free one before it does.
-        for _ in range(5):
-            if self._start():
-                break
-        else:
-            raise RuntimeError(f"sshd does not start; its log:\n{self._log_text()}")
-        self.known_hosts.write_text(self.known_line)
+        self._run("")
 
     def configure(self, lines: str) -> None:
         """Starts it again, on another port, with these lines in its configuration."""
         self.stop()
         self.log.unlink()
-        assert self._start(lines), self._log_text()
+        self._run(lines)
+
+    def _run(self, lines: str) -> None:
+        # sshd can't be told to choose a port itself, so somebody may take the free one before it does.
+        for _ in range(5):
+            if self._start(lines):
+                break
+        else:
+            raise RuntimeError(f"sshd does not start; its log:\n{self._log_text()}")
         self.known_hosts.write_text(self.known_line)
 
-    def _start(self, lines: str = "") -> bool:
+    def _start(self, lines: str) -> bool:
         self.port = free_port()
         config = self.folder / "sshd_config"
         config.write_text(_SSHD_CONFIG.format(port=self.port, folder=self.folder) + lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sources import pull_once
 from test_cli import Place
-from test_mending import Life, as_it_was, files_of, flip
+from test_mending import Life, as_it_was, cut_short, files_of
 
 from rollrep.core.errors import Temporary
 from rollrep.destination import compaction
@@ -94,9 +94,7 @@ def test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again(
     life = as_it_was(followed, tmp_path)
     life.pulled()
     file = files_of(life.store, "segment")[3]
-    (flip if why == "no manifest" else flip_rows)(file)
-    if why == "no manifest":
-        file.write_bytes(file.read_bytes()[:-1])
+    (cut_short if why == "no manifest" else flip_rows)(file)
     if why == "another history":
         with Catalog(life.store.catalog) as catalog:
             catalog.connection.execute("UPDATE segment SET proof = 'another' WHERE path LIKE ?", (f"%{file.name}",))

@@ -34,12 +34,16 @@ def heal(store: Store, catalog: Catalog, session: Session, state: State, oldest:
     and that its log begins at `oldest`.  Where a restore is reading, the next pull is soon enough.
     """
     damaged = catalog.damaged()
-    ill = [each for each in catalog.segments() if each.path in damaged and each.line == state.line]
-    ill = [each for each in ill if oldest <= each.first and each.last <= state.position.id]
+    ill = [
+        each
+        for each in catalog.segments()
+        if each.path in damaged and each.line == state.line and oldest <= each.first and each.last <= state.position.id
+    ]
     if not ill:
         return []
+    healing = _Healing(store, catalog, session, state)
     with nobody_reads(store) as free:
-        return [each.path for each in ill if _Healing(store, catalog, session, state).heal(each)] if free else []
+        return [each.path for each in ill if healing.heal(each)] if free else []
 
 
 class _Healing:

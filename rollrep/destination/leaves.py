@@ -28,12 +28,11 @@ from rollrep.wire.leaves import (
     MOST_BYTES,
     NO_CELL,
     NO_LEAF,
+    Leaf,
     cell_digests,
     cells_of,
     key_at,
     key_of,
-    page_digest,
-    read_leaf,
     rowid_key,
     rowids,
     tells_all,
@@ -44,8 +43,6 @@ LEAST = -(1 << 63)
 """of SQLite's whole numbers"""
 
 
-Leaf = tuple[bytes, list[bytes] | None]
-"""what `read_leaf` gives"""
 MOSTLY, PAGES_JUDGED = 0.5, 16
 """when a smaller part of so many pages is equal, the two copies lie apart, and rows say more"""
 BY_ROWS = 16
@@ -114,22 +111,9 @@ class Wanted:
         return not apart
 
 
-class Read:
-    """Our pages, as the source tells its own."""
-
-    def __init__(self, pages: Sequence[bytes], *, of_pages: bool) -> None:
-        self._pages = pages
-        self._of_pages = of_pages
-        self._leaves = [(page_digest(page), None) if of_pages else read_leaf(page) for page in pages]
-        self.digests = [digest for digest, _ in self._leaves]
-
-    def leaves(self) -> list[Leaf]:
-        """With NO_LEAF where an equal digest would not say that rows are equal."""
-        if not self._of_pages:
-            return self._leaves
-        return [
-            leaf if tells_all(page) else (NO_LEAF, None) for leaf, page in zip(self._leaves, self._pages, strict=True)
-        ]
+def sure(leaves: Sequence[Leaf], pages: Sequence[bytes]) -> list[Leaf]:
+    """What is told of our `pages` as they lie there, with NO_LEAF where an equal digest would not be equal rows."""
+    return [leaf if tells_all(page) else (NO_LEAF, None) for leaf, page in zip(leaves, pages, strict=True)]
 
 
 class Match:

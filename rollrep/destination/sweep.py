@@ -28,9 +28,9 @@ from rollrep.core.nouns import Shape
 from rollrep.destination.answers import answered, reached
 from rollrep.destination.container import unpack
 from rollrep.destination.images import attach_groups, attach_rows
-from rollrep.destination.leaves import Match, OwnLeaves, Read, Wanted
+from rollrep.destination.leaves import Match, OwnLeaves, Wanted, sure
 from rollrep.destination.parts import Differing, Parts
-from rollrep.wire.leaves import LEAF_BYTES, MOST_BYTES, digest_of, is_beyond, split, unpack_cells
+from rollrep.wire.leaves import LEAF_BYTES, MOST_BYTES, digest_of, is_beyond, split, tell_leaves, unpack_cells
 from rollrep.wire.messages import (
     Ask,
     Cells,
@@ -252,17 +252,17 @@ class Sweep:
             self._look_into(wanted.stretch, span, said.rows)
             return
         assert isinstance(wanted.ask, SendStretch), "leaves are those of a stretch"
-        read = Read(pages, of_pages=said.of_pages)
+        ours = tell_leaves(pages, of_pages=said.of_pages)
         theirs: list[bytes] | None = None
         if said.image or not said.leaves:
             theirs = split(_of_leaves(said.image, packed), LEAF_BYTES) if said.image else []
-        elif said.digest != digest_of(read.digests):
+        elif said.digest != digest_of(digest for digest, _ in ours):
             if wanted.ask.leaves == "each":
                 raise VerifyFailed(f"the source does not tell the leaves of {self._shape.table} one by one")
             self._of_leaves.each = True
             self._want_leaves(wanted.stretch, span)
             return
-        match = Match(theirs, read.leaves(), pages, span)
+        match = Match(theirs, sure(ours, pages) if said.of_pages else ours, pages, span)
         if not self._of_leaves.learn(match, of_pages=said.of_pages) and wanted.ask.of_pages:
             self._want_leaves(wanted.stretch, span)
         elif self._is_worth_it(match):

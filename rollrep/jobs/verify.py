@@ -115,13 +115,11 @@ class RestResult:
     @property
     def remedies(self) -> list[str]:
         """What is to be typed; nothing where all is whole, or was mended."""
-        found = dict.fromkeys(each.remedy for each in self.at_rest.problems)
-        if any(each.endswith(".segment") for each in self.at_rest.damaged):
-            # Whose rows the next pull fetches again, while the source has them.
-            found = {PULL: None, **found}
-        if self.mended:
-            found = {each: None for each in found if each not in (PULL, REPAIR)}
-        return [each.replace(" JOB", f" {self.job}") for each in found]
+        # The next pull fetches the rows of a damaged segment again, while the source has them.
+        found = [PULL] if any(each.endswith(".segment") for each in self.at_rest.damaged) else []
+        found += [each.remedy for each in self.at_rest.problems]
+        done = (PULL, REPAIR) if self.mended else ()
+        return [each.replace(" JOB", f" {self.job}") for each in dict.fromkeys(found) if each not in done]
 
     def as_json(self) -> dict[str, object]:
         span = span_of(self.at_rest.restorable)

@@ -34,17 +34,7 @@ from rollrep.source.reader import (
     scan_of,
 )
 from rollrep.wire import messages
-from rollrep.wire.leaves import (
-    MOST_BYTES,
-    Broken,
-    cells_of,
-    digest_of,
-    pack_cells,
-    page_digest,
-    read_leaf,
-    rowid_key,
-    rowids,
-)
+from rollrep.wire.leaves import MOST_BYTES, Broken, cells_of, digest_of, pack_cells, rowid_key, rowids, tell_leaves
 from rollrep.wire.messages import KeyRange
 
 KEPT = 4
@@ -80,18 +70,14 @@ class Leaves:
         [seen] = found
         if seen is None:
             return None
-        leaves: list[bytes | list[bytes]]
-        if wanted.of_pages:
-            digests, leaves = [page_digest(page) for page in seen.pages], [*seen.pages]
-        else:
-            read = [read_leaf(page) for page in seen.pages]
-            digests = [digest for digest, _ in read]
-            leaves = [cells or page for page, (_, cells) in zip(seen.pages, read, strict=True)]
+        leaves = tell_leaves(seen.pages, of_pages=wanted.of_pages)
+        digests = [digest for digest, _ in leaves]
         self._number += 1
         image, packed = None, None
         if wanted.leaves == "each" and leaves:
             image, packed = pack_image(self._compressor, b"".join(digests))
-            self._kept.append((self._number, leaves))
+            kept = [cells or page for page, (_, cells) in zip(seen.pages, leaves, strict=True)]
+            self._kept.append((self._number, kept))
         told = messages.Leaves(
             shape.id,
             self._number,

@@ -30,6 +30,8 @@ LEAF_BYTES = 16
 """a digest that says that rows are equal"""
 CELL_BYTES = 8
 """a digest that only finds where, inside a leaf that is known to differ, rows do"""
+Leaf = tuple[bytes, list[bytes] | None]
+"""a leaf's digest, and its cells in key order where they had to be found for that"""
 NO_LEAF, NO_CELL = bytes(LEAF_BYTES), bytes(CELL_BYTES)
 """of what can't be told; equal to nothing"""
 MOST_KEY_BYTES = 64
@@ -89,24 +91,24 @@ def page_digest(page: bytes) -> bytes:
 def tells_all(page: bytes) -> bool:
     """Whether a leaf is sound, and none of its rows has overflow pages."""
     try:
-        sizes, least = _sizes_side_by_side(page, _pointers(page)), _least_spilled(len(page))
-        return (sizes is not None and max(sizes) < least) or not any(
-            _spills(cell, len(page)) for cell in cells_of(page)
-        )
+        return _are_side_by_side(page) or not _any_spills(cells_of(page), len(page))
     except Broken:
         return False
 
 
-def read_leaf(page: bytes) -> tuple[bytes, list[bytes] | None]:
-    """(the digest of all rows of a leaf, its cells in key order where they had to be found for that).
+def tell_leaves(pages: Iterable[bytes], *, of_pages: bool) -> list[Leaf]:
+    """What is told of each leaf: the digest of its page as it lies there, or of its rows."""
+    return [(page_digest(page), None) if of_pages else read_leaf(page) for page in pages]
 
-    NO_LEAF where its page does not tell all of its rows.
-    """
+
+def read_leaf(page: bytes) -> Leaf:
+    """The digest of all rows of a leaf; NO_LEAF where its page does not tell all of them."""
     try:
-        together, cells = _side_by_side(page), None
-        if together is None:
+        if _are_side_by_side(page):
+            together, cells = page[page[5] << 8 | page[6] :], None
+        else:
             cells = cells_of(page)
-            if any(_spills(cell, len(page)) for cell in cells if len(cell) >= _least_spilled(len(page))):
+            if _any_spills(cells, len(page)):
                 return NO_LEAF, cells
             together = b"".join(cells[::-1])
     except Broken:
@@ -221,10 +223,10 @@ def key_of(cell: bytes) -> int:
     return key - (1 << 64) if key >= 1 << 63 else key
 
 
-def _side_by_side(page: bytes) -> bytes | None:
-    """All cells, the last one first, where they lie so, and none may have an overflow page.  Raises Broken."""
+def _are_side_by_side(page: bytes) -> bool:
+    """Whether all cells lie so, the last one first, and none may have an overflow page.  Raises Broken."""
     sizes = _sizes_side_by_side(page, _pointers(page))
-    return page[page[5] << 8 | page[6] :] if sizes and max(sizes) < _least_spilled(len(page)) else None
+    return sizes is not None and max(sizes) < _least_spilled(len(page))
 
 
 def _sizes_side_by_side(page: bytes, pointers: tuple[int, ...]) -> list[int] | None:
@@ -265,6 +267,11 @@ def _local(payload: int, page_size: int) -> int:
     least = _least_spilled(page_size)
     some = least + (payload - least) % (page_size - 4)
     return 4 + (some if some <= page_size - 35 else least)
+
+
+def _any_spills(cells: Iterable[bytes], page_size: int) -> bool:
+    least = _least_spilled(page_size)
+    return any(_spills(cell, page_size) for cell in cells if len(cell) >= least)
 
 
 def _spills(cell: bytes, page_size: int) -> bool:
