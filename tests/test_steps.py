@@ -263,3 +263,23 @@ def test_latest_is_the_source_when_the_mirror_was_put_back_from_before_its_line_
     pair.same()
     with Catalog(pair.store.catalog) as catalog:
         assert len(catalog.line_stories()) == 3
+
+
+def test_latest_has_the_schema_of_the_source_when_the_row_of_its_change_was_deleted(pair: FollowedPair) -> None:
+    pair.start(FILLED)
+    pair.same()
+    with Catalog(pair.store.catalog) as catalog:
+        before = find_point(catalog, Latest())
+    old = pair.folder / "old.db"
+    copy_source(pair.path, old)
+    pair.do("ALTER TABLE bank RENAME COLUMN money TO cents")
+    pair.do("INSERT INTO bank VALUES (3, 'c', 1)")
+    pair.install()
+    pair.do("DELETE FROM _rollrep_log WHERE id > ?", (before.id,))
+    assert pair.pull() == ("mirror", "schema")
+    oracle.assert_same(pair.path, pair.store.mirror)
+    with Catalog(pair.store.catalog) as catalog:
+        newest = find_point(catalog, Latest())
+    assert newest.id == before.id
+    oracle.assert_same(pair.path, pair.restored(newest))
+    oracle.assert_same(old, pair.restored(before))

@@ -260,10 +260,12 @@ class Ladder:
                 return newest.line, head, archived
             return 0, head, head.id
         after = self._archive.end(state.position, state.line).id
-        if answer.reason == "requested" and head.id == after:
-            # Rows may become what no logged operation made of them, and no gap in the archive would say so.
-            return 0, head, head.id
-        return state.line, state.position if answer.reason == "schema" else head, after
+        position = state.position if answer.reason == "schema" else head
+        if answer.reason in ("requested", "schema") and head.id == after:
+            # Rows, or their schema, may become what nothing in the log made of them, and no gap in the archive
+            # would say so. (A change of the schema is logged; somebody may have deleted that row.)
+            return 0, position, after
+        return state.line, position, after
 
     def _keep_old_line(self, state: State | None, answer: Answer) -> None:
         """The mirror may be the only copy of what the source has lost: a snapshot of it comes first."""
