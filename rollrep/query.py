@@ -6,7 +6,8 @@ SELECT, says what it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -35,6 +36,17 @@ def one_value(db: apsw.Connection, sql: str, bindings: Bindings = ()) -> Any:
     """The first column of the first row, or None where there is no row."""
     found = find_row(db, sql, bindings)
     return found[0] if found else None
+
+
+@contextlib.contextmanager
+def closed_on_error(db: apsw.Connection) -> Iterator[None]:
+    """Closes a connection that could not be made ready: one that is only dropped lives on until it is collected."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(apsw.Error):  # what went wrong first is what is to be said
+            db.close()
+        raise
 
 
 def has_table(db: apsw.Connection, name: str) -> bool:

@@ -36,6 +36,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import apsw
 import oracle
 import pluggy
 from draws import SeededDraw
@@ -52,6 +53,7 @@ from rollrep.core.moments import Latest
 from rollrep.destination import indexes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
@@ -59,7 +61,7 @@ from rollrep.hooks import Hooks
 from rollrep.jobs import run as running
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import Result, run_pull
-from rollrep.source import digests, reader
+from rollrep.source import digests, pages, reader
 from rollrep.source.tables import Limits
 from rollrep.wire import forgotten_ranges
 
@@ -150,6 +152,7 @@ class Run:
         """One pull by rollrep's own code.  Raises Finding where it ends in a way that it never should."""
         self.disk.steps.clear()
         self.line = None
+        before = apsw.connections()
         with self.disk.acting("pull"):
             result = self.run_pull(mirror=mirror)
             self.reader.look()
@@ -160,7 +163,15 @@ class Run:
         self.saw(ended)
         if self.line and self.line.wrong is not None:
             raise Finding("serve died of an error of its own") from self.line.wrong
+        if left := self.left_open(before):
+            raise Finding(f"the pull left databases open: {left}")
         return result
+
+    def left_open(self, before: list[apsw.Connection]) -> list[str]:
+        """Files of this run that rollrep still has open: whatever went wrong, nothing waits to be collected."""
+        others = {id(db) for db in (*before, self.source.db, self.reader.db)}
+        left = [db.filename for db in apsw.connections() if id(db) not in others]
+        return sorted(Path(each).name for each in left if each.startswith(str(self.folder)))
 
     def honest(self) -> Result:
         """Pulls until one succeeds, doing what the errors say; whatever was planned is over."""
@@ -193,6 +204,8 @@ class Run:
         forgotten_ranges.LEAST_WIDTH = 4
         puller.WINDOW_ROWS = rng.choice([1, 7, 524_288])
         indexes.LEAST_CHANGES = rng.choice([1, 20_000])
+        # By dice of its own: what the run draws otherwise stays what it was.
+        pages.LEAST_BYTES = random.Random(f"{self.seed} pages").choice([0, pages.LEAST_BYTES])
         self.source_keeps = rng.choice([31, 100, 10_000])
         self.whole_log = min(200, self.source_keeps + 60)
         """as many rows as a small log holds, and more"""
@@ -237,7 +250,7 @@ class Run:
         output = self.folder / "newest.db"
         with Catalog(self.store.catalog) as catalog:
             newest = find_point(catalog, Latest())
-            restore(self.store, catalog, plan(catalog, newest), output, force=True, progress=lambda _: None)
+            self.restore(catalog, newest, output)
         same(self.source.path, output)
 
     def points_are_what_they_were(self) -> None:
@@ -246,13 +259,16 @@ class Run:
             found = [point for point in restorable(catalog) if point.label in self.source.points]
             for point in self.rng.sample(found, min(3, len(found))):
                 kept = self.source.points[str(point.label)]
-                try:
-                    restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
-                except (NotRestorable, VerifyFailed) as error:
-                    raise Finding(f"{point.label} is offered, and can't be restored: {error}") from error
+                self.restore(catalog, point, output)
                 recompute(kept)
                 same(kept, output)
                 self.saw("point restored")
+
+    def restore(self, catalog: Catalog, point: CatalogPoint, output: Path) -> None:
+        try:
+            restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
+        except (NotRestorable, VerifyFailed) as error:
+            raise Finding(f"{point.label or point.id} is offered, and can't be restored: {error}") from error
 
     def saw(self, what: str) -> None:
         """Counts what came of the injection under way."""
@@ -263,7 +279,11 @@ class Run:
 
 
 def same(expected: Path, found: Path) -> None:
-    a, b = oracle.dump(expected), oracle.dump(found)
+    a = oracle.dump(expected)
+    try:
+        b = oracle.dump(found)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise Finding(f"{found.name} is damaged") from error
     for each in (a, b):
         each["header"].pop("user_version"), each["header"].pop("application_id")
     differences = oracle.differences(a, b)
@@ -311,6 +331,7 @@ def patched(run: Run) -> Iterator[None]:
         (rollrep_clock, "time", fake_time),
         (digests, "time", fake_time),
         (leaves, "time", fake_time),
+        (pages, "time", fake_time),
         *((each, "secrets", types.SimpleNamespace(token_hex=dice_hex)) for each in (installing, own_leaves)),
         (mirror_db, "threading", types.SimpleNamespace(Thread=LastOfAll)),
         (running, "open_stream", run.open_stream),
@@ -333,7 +354,7 @@ def patched(run: Run) -> Iterator[None]:
 
 TUNED = (
     (reader, "IMAGE_ROWS"), (reader, "FIRST_CHUNK_ROWS"), (puller, "WINDOW_ROWS"), (indexes, "LEAST_CHANGES"),
-    (forgotten_ranges, "LEAST_WIDTH"),
+    (forgotten_ranges, "LEAST_WIDTH"), (pages, "LEAST_BYTES"),
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ BUGS = (
         "            container.sync_file(copy)\n",
         "",
         "power_lost migration",
-        1674,
+        49,
     ),
     Bug(
         "a forgotten key proves a position without its time",

@@ -31,6 +31,7 @@ from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire
 from rollrep.destination.keeping import make_snapshot
 from rollrep.destination.mending import mend
+from rollrep.destination.mirror_db import state_of
 from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.retention import Grid
@@ -38,11 +39,14 @@ from rollrep.destination.verify import Asked
 from rollrep.hooks import Hooks, hookimpl, quiesced
 from rollrep.jobs import verify as verifying
 from rollrep.jobs.run import translated
+from rollrep.source import pages
 from rollrep.source.install import uninstall
 from rollrep.source.tables import Limits
 
 if TYPE_CHECKING:
     from sim import Run
+
+LARGER_THAN_ANY = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +155,10 @@ def slow_destination(run: Run) -> None:
 
     waits: list[str] = []
     most, run.most_unread, run.at_rest = run.most_unread, 1, checkpoint
+    least, pages.LEAST_BYTES = pages.LEAST_BYTES, LARGER_THAN_ANY  # a copy by pages does hold it
     run.source.burst(run.rng.choice([3, 60]))
     run.pull("slow destination", mirror=run.rng.random() < 0.3)
-    run.most_unread, run.at_rest = most, lambda: None
+    run.most_unread, run.at_rest, pages.LEAST_BYTES = most, lambda: None, least
     assert waits, "serve never waited"
 
 
@@ -313,6 +318,11 @@ def log_harmed(run: Run) -> None:
         "DELETE FROM _rollrep_log", "DELETE FROM _rollrep_log WHERE id % 7 = 3", "DROP TABLE _rollrep_log",
         "DELETE FROM _rollrep_forgotten",
     ])  # fmt: skip
+    with run.disk.acting("judge"):
+        mirror = None if run.store.staging.exists() else state_of(run.store.mirror)
+    if "%" in sql and (mirror is None or mirror.position.id != run.source.head()):
+        # Ids go on from the newest row: that it is gone, when no pull has seen it, nobody can see until verify looks.
+        sql += f" AND id < {run.source.head()}"
     run.tell(f"source: {sql}")
     with run.disk.acting("app"):
         newest = run.source.newest_point()

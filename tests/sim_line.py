@@ -170,7 +170,7 @@ class Line:
         if fault.kind == "flip":
             return data[:at] + bytes([data[at] ^ (1 << fault.size % 8)]) + data[at + 1 :]
         if fault.kind == "version":
-            return data[:2] + bytes([data[2] + 1]) + data[3:] if data[:2] == b"RR" else data
+            return data[:2] + bytes([data[2] + 1]) + data[3:] if data[:2] == b"RR" and len(data) > 2 else data
         if fault.kind == "twice":
             return data[: at + fault.size] + data[at : at + fault.size] + data[at + fault.size :]
         if fault.kind == "again":  # what is written at once is a whole frame

@@ -23,7 +23,7 @@ class Reader:
         self._path = mirror
         self._disk = disk
         self._witness = witness
-        self._db: apsw.Connection | None = None
+        self.db: apsw.Connection | None = None
         self._file = -1
         self._version = -1
         self.position: tuple[int, str, int] | None = None
@@ -39,13 +39,13 @@ class Reader:
         with self._disk.acting("judge"):
             if not self._changed():
                 return
-            assert self._db is not None
-            self._db.execute("BEGIN")
+            assert self.db is not None
+            self.db.execute("BEGIN")
             try:
-                body = self._db.execute("SELECT body FROM _rollrep_state").fetchone()
-                shown = self._db.execute(SHOWN).fetchone()
+                body = self.db.execute("SELECT body FROM _rollrep_state").fetchone()
+                shown = self.db.execute(SHOWN).fetchone()
             finally:
-                self._db.execute("COMMIT")
+                self.db.execute("COMMIT")
             assert body is not None and shown is not None
             self._judge(json.loads(body[0]), shown[0])
 
@@ -60,9 +60,9 @@ class Reader:
 
     def forget(self) -> None:
         """The files are exchanged; what is read next need not follow on."""
-        if self._db is not None:
-            self._db.close()
-        self._db, self._file, self.position = None, -1, None
+        if self.db is not None:
+            self.db.close()
+        self.db, self._file, self.position = None, -1, None
         self._disk.mirror_touched = True
 
     def _changed(self) -> bool:
@@ -71,13 +71,13 @@ class Reader:
         except FileNotFoundError:
             return False
         if file != self._file:
-            if self._db is not None:
-                self._db.close()
-            self._db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
-            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if self.db is not None:
+                self.db.close()
+            self.db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+            self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._file, self._version = file, -1
-        assert self._db is not None
-        version = int(self._db.pragma("data_version"))
+        assert self.db is not None
+        version = int(self.db.pragma("data_version"))
         if version == self._version:
             return False
         self._version = version

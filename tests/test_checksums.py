@@ -193,3 +193,13 @@ def test_catalog_is_read_by_any_sqlite(pair: FollowedPair) -> None:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("SELECT max(id) FROM point").fetchone() == (log_id,)
     pair.same()
+
+
+def test_catalog_is_closed_when_it_is_refused(pair: FollowedPair) -> None:
+    path = pair.store.catalog
+    with contextlib.closing(open_checked(path, create=False)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(RollrepError, match="has format 99") as refused:
+        Catalog(path)
+    assert refused.traceback  # which keeps alive what was not closed
+    assert not [db for db in apsw.connections() if db.filename == str(path)]

@@ -30,7 +30,7 @@ from rollrep.destination.checksums import give_checksums, has_checksums, is_dama
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.destination.seal import broken_seal, put_seal
 from rollrep.destination.store import nothing_pulled
-from rollrep.query import all_rows, find_row, has_table, one_row, one_value
+from rollrep.query import all_rows, closed_on_error, find_row, has_table, one_row, one_value
 
 if TYPE_CHECKING:
     from rollrep.core.nouns import Point
@@ -66,8 +66,9 @@ class Catalog:
         self._path = path
         try:
             self._db = open_checked(path, create=create)
-            self._db.set_busy_timeout(10_000)
-            self._open(create)
+            with closed_on_error(self._db):
+                self._db.set_busy_timeout(10_000)
+                self._open(create)
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise self._damaged(str(error)) from error
         except apsw.IOError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import apsw
 
-from rollrep.query import one_value
+from rollrep.query import closed_on_error, one_value
 
 RESERVED = 8
 VFS = "cksmvfs"
@@ -32,7 +32,8 @@ def open_checked(path: Path, *, create: bool) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     db = apsw.Connection(str(path), flags=flags, vfs=VFS)
     if create:
-        db.reserve_bytes("main", RESERVED)
+        with closed_on_error(db):
+            db.reserve_bytes("main", RESERVED)
     return db
 
 

@@ -30,7 +30,7 @@ import zstandard
 from rollrep.core.nouns import Op, Shape
 from rollrep.core.tokens import bind_key
 from rollrep.destination.catalog_rows import Segment
-from rollrep.query import all_rows, find_row, one_value
+from rollrep.query import all_rows, closed_on_error, find_row, one_value
 
 FORMAT = 1
 AT_A_TIME = min(4, os.cpu_count() or 1)
@@ -192,7 +192,7 @@ def _unpacked(keys: bytes) -> bytes:
 def _open(path: Path) -> apsw.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = apsw.Connection(str(path))
-    try:
+    with closed_on_error(db):
         db.set_busy_timeout(2_000)
         db.execute("PRAGMA synchronous = NORMAL").fetchall()
         version = int(one_value(db, "PRAGMA user_version"))
@@ -202,7 +202,4 @@ def _open(path: Path) -> apsw.Connection:
                 all_rows(db, SCHEMA)
         elif version != FORMAT:
             raise apsw.NotADBError(f"format {version}")
-    except BaseException:
-        db.close()
-        raise
     return db

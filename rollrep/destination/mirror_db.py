@@ -22,7 +22,7 @@ from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
 from rollrep.destination.inert import CACHE_KIB, integrity_problems
-from rollrep.query import find_row, has_table, one_row
+from rollrep.query import closed_on_error, find_row, has_table, one_row
 
 STATE = f"{PREFIX}state"
 WIDE_CACHE_KIB = 81_920
@@ -95,7 +95,7 @@ def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = Fal
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if layout else 0)
     with disk_room(path):
         db = apsw.Connection(str(path), flags=flags)
-    try:
+    with closed_on_error(db):
         db.set_busy_timeout(10_000)
         db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -115,9 +115,6 @@ def open_mirror(path: Path, *, layout: Layout | None = None, scratch: bool = Fal
             db.execute(f"PRAGMA {pragma}").fetchall()
         for image in ("batch", "chunk"):
             db.execute(f"ATTACH ':memory:' AS {image}")
-    except BaseException:
-        db.close()
-        raise
     return db
 
 
@@ -221,12 +218,9 @@ class WriteBack:
     def begin(self) -> None:
         with contextlib.suppress(apsw.Error):
             db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
-            try:
+            with closed_on_error(db):
                 db.set_busy_timeout(10_000)
                 has_table(db, STATE)  # which opens the WAL
-            except BaseException:
-                db.close()
-                raise
             self._beside = threading.Thread(target=_write_back, args=(db,), name="rollrep-write-back")
             self._beside.start()
 

@@ -24,7 +24,7 @@ from rollrep.core.errors import RollrepError, VerifyFailed
 from rollrep.core.nouns import Layout, Shape
 from rollrep.core.tokens import key_columns, make_key
 from rollrep.destination.images import attach_image
-from rollrep.query import all_rows, one_row, one_value
+from rollrep.query import all_rows, closed_on_error, one_row, one_value
 from rollrep.wire.images import rows_table
 from rollrep.wire.messages import Key, Range, ShadowRows
 from rollrep.wire.ranges import digest_query, range_where
@@ -119,8 +119,9 @@ def new_side(path: Path, encoding: str) -> apsw.Connection:
     """A new file of its own for a while, in place of any that is there; nothing in it has to survive."""
     path.unlink(missing_ok=True)
     side = apsw.Connection(str(path))
-    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"encoding = '{encoding}'"):
-        side.execute(f"PRAGMA {pragma}").fetchall()
+    with closed_on_error(side):
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", f"encoding = '{encoding}'"):
+            side.execute(f"PRAGMA {pragma}").fetchall()
     return side
 
 

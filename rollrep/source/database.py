@@ -16,7 +16,7 @@ import apsw
 
 from rollrep.core.errors import DiskFull, RollrepError, Temporary, UsageError
 from rollrep.core.nouns import PREFIX
-from rollrep.query import all_rows
+from rollrep.query import all_rows, closed_on_error
 from rollrep.strangers import unknown_here
 
 BUSY_TIMEOUT_MS = 10_000
@@ -40,15 +40,12 @@ def open_source(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READWRITE if os.access(path, os.W_OK) else apsw.SQLITE_OPEN_READONLY
     with translated(path):
         connection = apsw.Connection(str(path.resolve()), flags=flags, vfs=vfs)
-        try:
+        with closed_on_error(connection):
             connection.set_busy_timeout(BUSY_TIMEOUT_MS)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
             connection.wal_autocheckpoint(0)
             all_rows(connection, "SELECT count(*) FROM sqlite_schema")
-        except BaseException:
-            connection.close()
-            raise
     return connection
 
 
