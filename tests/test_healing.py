@@ -131,10 +131,13 @@ def test_commands_tell_of_a_segment_that_was_fetched_again(tmp_path: Path) -> No
     [file] = files_of(Store(place.store, "shop"), "segment")
     flip_rows(file)
     assert place.run("verify", "shop").returncode == 16
+    assert place.run("check", "shop").returncode == 16
     done = place.run("pull", "shop", "--json")
     [told] = json.loads(done.stdout)["jobs"]
     assert done.returncode == 0 and told["fetched_again"] == [f"archive/1/{file.name}"]
     assert f"archive/1/{file.name} was damaged; its rows were fetched again" in done.stderr
+    for command in ("check", "status"):
+        assert "files were damaged; none of those is in use any more" in place.good(command, "shop").stdout
     place.good("verify", "shop")
-    place.good("check", "shop")
+    assert "all was right" in place.good("check", "shop").stdout
     assert place.run("restore", "shop", "--at", "label:one", "--output", "out.db").returncode == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
-            results = [verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
-            results += rehearsed(job, catalog)
+            results = verified(job, catalog) + rehearsed(job, catalog)
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
     if confirmed is None:
@@ -209,15 +208,22 @@ def _readers(store: Store) -> list[Item]:
     return [Item("readers", WARN, said, f"fuser -v {store.mirror}", more={"waiting_bytes": waiting})]
 
 
-def verified(job: Job, last: tuple[dt.datetime, dict[str, Any]]) -> Item:
-    """What the newest `rollrep verify` found."""
-    when, told = last
+def verified(job: Job, catalog: Catalog) -> list[Item]:
+    """What the newest `rollrep verify` of each kind found."""
+    found = [last for kind in EVENTS if (last := catalog.last_event(kind))]
+    return [_verified(job, when, told, catalog.damaged()) for when, told in found]
+
+
+def _verified(job: Job, when: dt.datetime, told: dict[str, Any], damaged: Collection[str]) -> Item:
     ago = show_duration(max(0.0, (clock.now() - when).total_seconds()))
     against = "against the source" if told.get("against_source") else "at rest"
     if told.get("equal"):
         return Item("verified", OK, f"{against} {ago} ago: all was right")
     wrong = f"{told.get('rows_differing', 0):,} rows differed" if told.get("against_source") else "files were damaged"
     again = f"rollrep verify {job.name}" + (" --against-source --repair" if told.get("against_source") else "")
+    named = [str(each["path"]) for each in told.get("problems", ())]
+    if named and not damaged and all(each.endswith(".segment") for each in named):
+        return Item("verified", WARN, f"{against} {ago} ago: {wrong}; none of those is in use any more", again)
     return Item("verified", FAIL, f"{against} {ago} ago: {wrong}", again, VerifyFailed.exit_code)
 
 

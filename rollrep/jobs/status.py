@@ -34,7 +34,7 @@ from rollrep.destination.notes import read_note
 from rollrep.destination.remembered import FAILURE, LASTING, PULL, remembered
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import sizes_of
-from rollrep.jobs.check import EVENTS, FAIL, OK, PENDING, STALE_PULLS, WARN, Item, rehearsed, verified
+from rollrep.jobs.check import FAIL, OK, PENDING, STALE_PULLS, WARN, Item, rehearsed, verified
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import store_of
 from rollrep.jobs.sleeping import Sleep, judge
@@ -141,8 +141,7 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     if found.confirmed:
         found.age_s = max(0.0, (now - found.confirmed).total_seconds())
         found.clocks_differ_s = _clocks_differ_s(found.pulled, found.confirmed)
-    found.results = [verified(job, last) for kind in EVENTS if (last := catalog.last_event(kind))]
-    found.results += rehearsed(job, catalog)
+    found.results = verified(job, catalog) + rehearsed(job, catalog)
     found.sizes = sizes_of(store)
     found.mirroring = _mirroring(store, catalog, found.sizes["mirror"], job.bandwidth, now)
     snapshots = catalog.snapshots()
