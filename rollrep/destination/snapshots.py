@@ -59,7 +59,7 @@ def take_snapshot(store: Store, catalog: Catalog, head: Point | None = None) -> 
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
             # Who closes it last, a reader perhaps, keeps all others out for that moment.
             mirror.set_busy_timeout(10_000)
-            state = copy_database(mirror, raw)
+            state = copy_database(mirror, raw, as_file=True)
         for existing in catalog.usable_snapshots():
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
