@@ -336,6 +336,8 @@ def installed(disk: Disk) -> Iterator[None]:
     for name in ("replace", "rename", "unlink", "mkdir", "link", "fsync", "rmdir"):
         undo.append((os, name, getattr(os, name)))  # type: ignore[arg-type]
         setattr(os, name, _stepping(disk, name, getattr(os, name)))
+    undo.append((os, "copy_file_range", os.copy_file_range))  # type: ignore[arg-type]
+    os.copy_file_range = _copying(disk, os.copy_file_range)
     try:
         yield
     finally:
@@ -368,6 +370,22 @@ def _opening(disk: Disk) -> Any:
         return raw if "b" in mode else io.TextIOWrapper(raw, encoding=more.get("encoding"), write_through=True)
 
     return opening
+
+
+def _copying(disk: Disk, really: Callable[..., int]) -> Any:
+    """A file copied by the kernel: one step, and pages that nobody has synced."""
+
+    def copying(source: int, target: int, count: int, from_offset: int, to_offset: int) -> int:
+        path = os.readlink(f"/proc/self/fd/{target}")
+        if disk.who == "pull" and path.startswith(disk.store):
+            disk.step("copy", path)
+            disk.may_fail(path, "file")
+            for at in range(0, count, 4096):
+                piece = os.pread(source, min(4096, count - at), from_offset + at)
+                disk.unsynced.wrote(path, to_offset + at, piece)
+        return really(source, target, count, from_offset, to_offset)
+
+    return copying
 
 
 def _stepping(disk: Disk, name: str, really: Callable[..., Any]) -> Any:

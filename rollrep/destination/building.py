@@ -95,7 +95,7 @@ def from_mirror(store: Store, chosen: Plan, path: Path, progress: Progress) -> B
     progress("copying the mirror")
     try:
         with contextlib.closing(read_mirror(store)) as mirror:
-            state = copy_database(mirror, path, as_file=True)
+            state = copy_database(mirror, path)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise VerifyFailed(
             f"{store.mirror} is damaged: {error}",

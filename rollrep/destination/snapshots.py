@@ -59,7 +59,7 @@ def take_snapshot(store: Store, catalog: Catalog, head: Point | None = None) -> 
         with contextlib.closing(apsw.Connection(str(store.mirror), flags=apsw.SQLITE_OPEN_READWRITE)) as mirror:
             # Who closes it last, a reader perhaps, keeps all others out for that moment.
             mirror.set_busy_timeout(10_000)
-            state = copy_database(mirror, raw, as_file=True)
+            state = copy_database(mirror, raw)
         for existing in catalog.usable_snapshots():
             if (existing.line, existing.id) == (state.line, state.position.id):
                 return existing
@@ -117,10 +117,10 @@ def points_at(catalog: Catalog, state: State) -> tuple[Point, ...]:
     )
 
 
-def copy_database(mirror: apsw.Connection, target: Path, *, as_file: bool = False) -> State:
+def copy_database(mirror: apsw.Connection, target: Path) -> State:
     """Copies the whole mirror to the file `target`, as of one moment; its state at that moment.
 
-    With `as_file` the kernel copies, where it can.
+    By the kernel, where it can; where the WAL is in use, page by page.
     """
     target.unlink(missing_ok=True)
     with container.disk_room(target), full_disk_as_oserror():
@@ -129,7 +129,7 @@ def copy_database(mirror: apsw.Connection, target: Path, *, as_file: bool = Fals
             state = read_state(mirror)
             if state is None:
                 raise VerifyFailed(f"{mirror.filename} is no mirror of rollrep")
-            if not (as_file and copy_file(mirror, target)):
+            if not copy_file(mirror, target):
                 target.unlink(missing_ok=True)
                 _copy_pages(mirror, target)
         finally:
