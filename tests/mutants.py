@@ -431,6 +431,22 @@ MUTANTS = (
         "AssertionError|assert",
     ),
     Mutant(
+        "an index that was made again is taken for the one that was there",
+        "source/renewed.py",
+        'if any(before.has("index", name) for name in names) or (',
+        "if (",
+        "tests/test_renewed_indexes.py::test_rows_stay_when_they_were_loaded_while_a_unique_index_was_away",
+        "assert|is not",
+    ),
+    Mutant(
+        "a row shows what it was though the keys since then are forgotten",
+        "source/readded.py",
+        "not (reached and _is_as_it_was(",
+        "not (_is_as_it_was(",
+        "tests/test_renewed_indexes.py::test_change_that_no_row_tells_arrives_when_the_keys_are_forgotten[column]",
+        "assert|is not",
+    ),
+    Mutant(
         "what a mirror operation left in the WAL stays there",
         "destination/mirror_db.py",
         '        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()\n',

@@ -45,11 +45,13 @@ from rollrep.source.log import (
 )
 from rollrep.source.pins import read_pins
 from rollrep.source.readded import count_changes
+from rollrep.source.renewed import tables_with_renewed_indexes
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
     LOG,
     META,
+    NEWER_INDEXES,
     PENDING,
     POINT_SIZE,
     PRUNE,
@@ -191,24 +193,11 @@ def _install(
     exclude: tuple[str, ...],
     in_doubt: frozenset[str],
 ) -> Report:
-    database, version = secrets.token_hex(8), schema_version(db)
-    there = {name for name in _objects_of_ours(db, "table") if name in TABLES}
-    if there and there != TABLES:
-        # Without one of its tables every write of the application fails: the log is made anew, now.
-        database = one_value(db, f"SELECT database FROM {META}") if META in there else database
-        _remove(db)
-        there = set()
-    created = not there
-    if created:
-        for statement in create_tables():
-            db.execute(statement)
-        db.execute(
-            f"INSERT INTO {META}(only_row, format, database, epoch, bytes, counted_through, pruned_through,"
-            " forgotten_through, cut, span) VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, 1)",
-            (FORMAT, database, secrets.token_hex(8)),
-        )
-        _remember_header(db)
+    version = schema_version(db)
+    created = _create_log(db)
     accounted = 0 if created else count_changes(db)
+    in_doubt |= set(tables_with_renewed_indexes(db, current_shapes(db)))
+    is_another = not is_current(db)
     _set_choices(db, limits, include, exclude)
     plans, refused = inspect(db, include, exclude)
     old = {shape.table: shape for shape in current_shapes(db)}
@@ -228,7 +217,7 @@ def _install(
     _set_log_triggers(db, limits)
     if not created:
         _mend_log(db)
-    if not is_current(db) or (not created and tuple(refused) != read_meta(db).refused):
+    if is_another or not is_current(db) or (not created and tuple(refused) != read_meta(db).refused):
         changes = schema_version(db) - version + accounted
         detail = {"captured": captured, "released": sorted(old), CHANGES_KNOWN: changes}
         _remember_schema(db, "installed" if created else DOUBT_MARK if in_doubt else "recaptured", detail, refused)
@@ -244,6 +233,27 @@ def _install(
         refused=tuple(refused),
         statements=(),
     )
+
+
+def _create_log(db: apsw.Connection) -> bool:
+    """Whether there was none, or none that is whole."""
+    there = {name for name in _objects_of_ours(db, "table") if name in TABLES}
+    if there == TABLES:
+        return False
+    database = secrets.token_hex(8)
+    if there:
+        # Without one of its tables every write of the application fails: the log is made anew, now.
+        database = one_value(db, f"SELECT database FROM {META}") if META in there else database
+        _remove(db)
+    for statement in create_tables():
+        db.execute(statement)
+    db.execute(
+        f"INSERT INTO {META}(only_row, format, database, epoch, bytes, counted_through, pruned_through,"
+        " forgotten_through, cut, span) VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, 1)",
+        (FORMAT, database, secrets.token_hex(8)),
+    )
+    _remember_header(db)
+    return True
 
 
 def _remember_schema(db: apsw.Connection, mark: str, detail: object, refused: Sequence[Refused]) -> None:
@@ -285,7 +295,8 @@ def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
     wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: write_point}
     for trigger, text in wanted.items():
         found = find_row(db, "SELECT sql FROM sqlite_schema WHERE name=?", (trigger,))
-        if found is None or found[0] != text:
+        # Not only where it is another: it has to be the newest of all.
+        if found is None or found[0] != text or (trigger == WRITE_POINT and find_row(db, NEWER_INDEXES)):
             db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
             db.execute(text)
 

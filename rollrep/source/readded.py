@@ -36,8 +36,8 @@ ROWS = 1_000
 def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list[str]:
     """Captured tables of which it can't be told, for who knows all up to `position_id`, at `schema_version` `version`.
 
-    None of those that are captured anew since: they are mirrored again anyway.  None when the log and its forgotten
-    keys don't reach back so far: then all tables are compared.
+    None of those that are captured anew since: they are mirrored again anyway.  Where the log and its forgotten keys
+    don't reach back so far, no row shows what it was.
     """
     accounted = one_value(
         db,
@@ -48,10 +48,14 @@ def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list
     reached = one_value(db, f"SELECT forgotten_through FROM {META}") <= position_id
     unaccounted = schema_version(db) - version - accounted
     # Nearly always nothing has changed; then the thousand tables that there may be are not looked at.
-    if unaccounted < 2 or unaccounted - count_changes(db) < 2 or not reached:
+    if unaccounted < 2 or unaccounted - count_changes(db) < 2:
         return []
     before, now = captured_schema(db), _tables(db)
-    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, position_id, before, now)]
+    return [
+        shape.table
+        for shape in _shapes(db, position_id)
+        if _may_be_readded(db, shape, before, now) and not (reached and _is_as_it_was(db, shape, position_id))
+    ]
 
 
 def count_changes(db: apsw.Connection) -> int:
@@ -93,10 +97,8 @@ def _count_changes(db: apsw.Connection, shape: Shape, triggers: Set[str]) -> int
     return max(len(before - now), len(now - before))
 
 
-def _is_in_doubt(
-    db: apsw.Connection, shape: Shape, position_id: int, before: CapturedSchema | None, now: Mapping[str, str]
-) -> bool:
-    column, table = shape.columns[-1], sql.name(shape.table)
+def _may_be_readded(db: apsw.Connection, shape: Shape, before: CapturedSchema | None, now: Mapping[str, str]) -> bool:
+    column = shape.columns[-1]
     if shape.width == shape.key_width:
         return False
     if column not in _columns(db, shape.table) or not _has_key(db, shape):
@@ -105,7 +107,17 @@ def _is_in_doubt(
         return False
     text = now[shape.table]
     # By another text nothing is to be learned from it.
-    if before and before.has("table", shape.table, text) and not _may_be_added_again(db, shape.table, column, text):
+    known = before and before.has("table", shape.table, text)
+    return not known or _may_be_added_again(db, shape.table, column, text)
+
+
+def _is_as_it_was(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
+    """Whether some row shows it: by a value of the last column that is not the default, and nothing logged of it since.
+
+    So it is where there is no row, and never was one.
+    """
+    column, table = shape.columns[-1], sql.name(shape.table)
+    if column not in _columns(db, shape.table) or not _has_key(db, shape):
         return False
     default = default_as_sql(db, shape.table, column)
     keys = [f"k{n}" for n in range(shape.key_width)]
@@ -118,9 +130,9 @@ def _is_in_doubt(
         for place, letter in ((LOG, "v"), (FORGOTTEN, "k"))
     )
     if not one_value(db, f"SELECT EXISTS (SELECT 1 FROM {table}) OR EXISTS ({logged})"):
-        return False
+        return True
     rows = f"SELECT {named}, t.{sql.name(column)} AS value FROM {table} t ORDER BY"
-    return not any(
+    return any(
         find_row(
             db,
             f"SELECT 1 FROM ({rows} {', '.join(f'{key} {order}' for key in keys)} LIMIT {ROWS})"

@@ -38,12 +38,21 @@ POINT = f"{PREFIX}point"
 PRUNE = f"{PREFIX}prune"
 WRITE_POINT = f"{PREFIX}write_point"
 
+NEWER_INDEXES = (
+    "SELECT name, tbl_name FROM sqlite_master WHERE type = 'index' AND rowid >"
+    f" (SELECT rowid FROM sqlite_master WHERE name = '{WRITE_POINT}')"
+)
+"""SQL for the indexes that were made since the schema was captured: WRITE_POINT is then the newest object of all.
+
+VACUUM, which writes the schema anew, puts indexes before triggers."""
+
 SCHEMA_TEXT = (
     "(SELECT group_concat(type || ' ' || name || ' ' || ifnull(sql, ''), char(10)) FROM"
     " (SELECT type, name, sql FROM sqlite_master ORDER BY type, name)) || char(10) || ifnull((SELECT"
     " group_concat(name) FROM (SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid)), '')"
+    f" || char(10) || ifnull((SELECT group_concat(name) FROM ({NEWER_INDEXES} ORDER BY name)), '')"
 )
-"""SQL for the text of every object, ours included, and the order of triggers, in which they fire.
+"""SQL for the text of every object, ours included, the order of triggers, in which they fire, and the newer indexes.
 
 It says whether capture still stands as it was made.  `PRAGMA schema_version` would be cheaper, but edits by
 `writable_schema` leave it as it was, VACUUM raises it, and a trigger may not ask for it
