@@ -19,6 +19,7 @@ from rollrep.destination.rebuild import rebuild_catalog
 from rollrep.destination.store import Store
 from rollrep.destination.trash import reading
 from rollrep.source import reader
+from rollrep.wire.messages import Batch
 from rollrep.wire.session import LogOverrun, Session
 
 
@@ -121,6 +122,29 @@ def test_damaged_segment_stays_as_it_is_when_it_can_not_be_fetched_again(
 def forgotten(session: Session, after: int, through: int) -> Iterator[object]:
     raise LogOverrun(through)
     yield
+
+
+@pytest.mark.parametrize("rows_of_a_batch", [None, 3])
+def test_segment_is_healed_when_the_line_is_cut_behind_its_last_row(
+    rows_of_a_batch: int | None, followed: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = as_it_was(followed, tmp_path)
+    life.pulled()
+    every = life.restorable()
+    flip_rows(files_of(life.store, "segment")[3])
+    assert len(life.verified().problems) == 1
+    received = Session.batches
+
+    def cut_at_the_end(self: Session, after: int, through: int) -> Iterator[tuple[Batch, bytes]]:
+        yield from received(self, after, through)
+        raise Temporary("the line was cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "batches", cut_at_the_end)
+        with pytest.raises(Temporary):
+            pulled_again(life, rows_of_a_batch=rows_of_a_batch)
+    pulled_again(life)
+    assert life.verified().problems == [] and life.restorable() == every
 
 
 def test_commands_tell_of_a_segment_that_was_fetched_again(tmp_path: Path) -> None:

@@ -60,20 +60,22 @@ class _Healing:
         except (VerifyFailed, OSError):
             return False
         pieces: list[Segment] = []
-        is_whole = False
         try:
-            is_whole = self._fetch(segment, holds, pieces)
+            self._fetch(segment, holds, pieces)
         except LogOverrun:
             pass
         finally:
-            for each in () if is_whole else pieces:
-                (self._store.folder / each.path).unlink(missing_ok=True)
-        if is_whole:
-            self._exchange(segment, pieces)
+            # However it ended: a single piece has the damaged file's own name, and nothing else has its rows then.
+            is_whole = bool(pieces) and pieces[-1].last == segment.last
+            if is_whole:
+                self._exchange(segment, pieces)
+            else:
+                for each in pieces:
+                    (self._store.folder / each.path).unlink(missing_ok=True)
         return is_whole
 
-    def _fetch(self, segment: Segment, holds: SegmentHolds, pieces: list[Segment]) -> bool:
-        """Whether `pieces` are the segment's rows now; if not, none of them has its file's name."""
+    def _fetch(self, segment: Segment, holds: SegmentHolds, pieces: list[Segment]) -> None:
+        """Appends to `pieces`, in the log's order; one that ends with the segment has its proof."""
         line = Line(segment.line, holds.epoch)
         is_same = True
         with scratch(self._state.layout.encoding) as db:
@@ -84,7 +86,6 @@ class _Healing:
                 if is_same:
                     ends = [each for each in holds.all_facts if batch.first <= each.head.id <= batch.last]
                     pieces.append(self._archive.put(db, line, batch, packed, ends)[1])
-        return is_same
 
     def _exchange(self, segment: Segment, pieces: Sequence[Segment]) -> None:
         # A file goes before its row does.
