@@ -377,7 +377,7 @@ MUTANTS = (
     Mutant(
         "a bridge leaves no hole",
         "destination/bridging.py",
-        "            if self._has_gap:\n",
+        "            if self._gap_after is not None:\n",
         "            if False:\n",
         AGAIN + "only_rows_that_changed_move_when_their_keys_are_remembered",
         "hole|isdisjoint|assert ",

@@ -23,6 +23,7 @@ from rollrep.destination.at_rest import verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.pull import Outcome, Wishes, pull
+from rollrep.destination.replay import Replay
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.destination.sweep import Sweep
@@ -384,6 +385,29 @@ def test_bridge_is_gone_on_from_when_the_line_was_cut(
     pair.same_at(*before)
     pair.same_at(*after)
     pair.whole()
+
+
+def test_points_of_archived_rows_stay_when_a_bridge_follows_a_pull_that_died(
+    pair: OverrunPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.start()
+    pair.do("UPDATE account SET city = 'archived' WHERE id < 9")
+    archived = pair.point()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Replay, "window", interrupted)
+        pair.pull()
+    pair.fall_off()
+    inside = pair.point()
+    pair.fall_off()
+    assert rungs(pair.pull()) == {bridging.RUNG}
+    pair.same()
+    pair.same_at(*archived)
+    assert pair.points_at(inside[0]) == []
+    pair.whole()
+
+
+def interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.timeout(300)

@@ -7,8 +7,8 @@
 
 The rows that stand for forgotten ones are log rows themselves: a PUT or a DELETE of each key.  A row read early
 and one read late may be of different moments; the log rows that follow put that right at the head, and there only.
-So all of it is one window of net replay, the way from the position to the head is a hole in the history, and
-a snapshot follows, as behind every mirror operation.  Where a table would have to be replayed in order (a
+So all of it is one window of net replay, the way from the last row that is archived to the head is a hole in the
+history, and a snapshot follows, as behind every mirror operation.  Where a table would have to be replayed in order (a
 REPLACE removed rows unseen), bridging is given up: in order, rows of different moments may collide.
 
 Knows: archive, replay, the catalog, the wire's session.  Does not know: SSH, other rungs of the ladder.
@@ -87,7 +87,7 @@ class Bridging:
         self._hello = hello
         self._write_back = write_back
         self._rows: dict[int, int] = {}
-        self._has_gap = False
+        self._gap_after: int | None = None
 
     def bridge(self, state: State) -> Bridged | None:
         """Brings the mirror to a head of the source; None where the forgotten keys don't reach back so far."""
@@ -162,7 +162,8 @@ class Bridging:
             if said.last > position.id:
                 raw = unpack(packed, said.image.raw_bytes)
                 attach_log(mirror, raw, position.id + 1, said.last, said.shapes, sparse=True)
-                self._has_gap = True
+                if self._gap_after is None:
+                    self._gap_after = position.id
                 for shape, rows in all_rows(mirror, "SELECT shape, count(*) FROM batch.log GROUP BY shape"):
                     self._rows[shape] = self._rows.get(shape, 0) + rows
                 gathered.add(mirror, said.shapes, last=False)
@@ -183,7 +184,7 @@ class Bridging:
             shadows.put()
             apply_facts(mirror, facts, state.layout.shapes)
             write_state(mirror, new)
-            if self._has_gap:
+            if self._gap_after is not None:
                 # Before the commit: the mirror never stands behind a hole that the catalog does not know.
-                self._catalog.add_hole(Hole(state.line, state.position.id, head.id, "pruned"))
+                self._catalog.add_hole(Hole(state.line, self._gap_after, head.id, "pruned"))
         return new, operations
