@@ -391,6 +391,14 @@ MUTANTS = (
         "IndexError|can't be restored",
     ),
     Mutant(
+        "the line of a lost mirror goes on unproven",
+        "destination/ladder.py",
+        'if asked.reason != "schema" or head.id == position.id:',
+        "if head.id == position.id:",
+        STEPS + "restored_point_is_the_source_when_the_mirror_was_lost_and_the_source_put_back",
+        "AssertionError|assert ",
+    ),
+    Mutant(
         "digests are blind for storage classes",
         "wire/digests.py",
         'value = f"t.{sql.name(column)}"\n',

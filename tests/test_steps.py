@@ -6,7 +6,7 @@ archive ──✗  replay ──✗  position ──✗ commit        whatever d
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -22,10 +22,11 @@ from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point
 from rollrep.destination.images import attach_image, attach_log
-from rollrep.destination.mirror_db import read_state
+from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.replay import Replay
 from rollrep.source import reader
 from rollrep.source.install import uninstall
+from rollrep.source.tables import Limits
 from rollrep.wire.images import log_table, log_width, rows_table
 
 BANK = "CREATE TABLE bank(id INTEGER PRIMARY KEY, owner TEXT UNIQUE, money INT);"
@@ -196,6 +197,88 @@ def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(
     pair.db = apsw.Connection(str(pair.path))
     assert pair.pull() == ("mirror", "ahead")
     pair.same_at(*lost)
+
+
+def pay(pair: FollowedPair, times: int) -> None:
+    for _ in range(times):
+        pair.do("UPDATE bank SET money = money + 1")
+
+
+def lose_mirror(pair: FollowedPair) -> None:
+    remove_database(pair.store.mirror)
+
+
+def damage_mirror(pair: FollowedPair) -> None:
+    with contextlib.closing(apsw.Connection(str(pair.store.mirror))) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    pair.store.mirror.write_bytes(bytes(100) + pair.store.mirror.read_bytes()[100:])
+
+
+def lines(pair: FollowedPair) -> list[str]:
+    with Catalog(pair.store.catalog) as catalog:
+        return [story.reason for story in catalog.line_stories()]
+
+
+@pytest.mark.parametrize("lose", [lose_mirror, damage_mirror])
+@pytest.mark.parametrize("archived", [False, True])
+def test_restored_point_is_the_source_when_the_mirror_was_lost_and_the_source_put_back(
+    pair: FollowedPair, archived: bool, lose: Callable[[FollowedPair], None]
+) -> None:
+    """The new history goes past where a snapshot, or rows in the archive, of the old one stand."""
+    pair.start(FILLED)
+    backup = pair.folder / "backup.db"
+    copy_source(pair.path, backup)
+    transfer(pair)
+    lost = pair.point()
+    if archived:
+        pair.same()
+    else:
+        assert pull_once(pair.store, pair.path, mirror=True).reason == "requested"
+        with Catalog(pair.store.catalog) as catalog:
+            assert [each.line for each in catalog.segments()] == []
+    pair.db.close()
+    remove_database(pair.path)
+    backup.replace(pair.path)
+    lose(pair)
+    pair.db = apsw.Connection(str(pair.path))
+    pay(pair, 30 if archived else 5)
+    pull_once(pair.store, pair.path, mirror=True)
+    pay(pair, 40)
+    new = pair.point_pulled()
+    pay(pair, 2)
+    pair.same()
+    oracle.assert_same(new[1], pair.restored(pair.points_at(new[0])[-1]))
+    pair.same_at(*lost)
+    assert lines(pair) == ["first", "first"]
+
+
+@pytest.mark.parametrize("lose", [lose_mirror, damage_mirror])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_line_goes_on_when_the_mirror_was_lost_and_the_source_still_has_its_last_row(
+    pair: FollowedPair, goes_on: bool, lose: Callable[[FollowedPair], None]
+) -> None:
+    """Where the log has forgotten it, nothing proves that the source's history is the line's."""
+    pair.start(FILLED, keep_rows=31)
+    pay(pair, 2)
+    before = pair.point_pulled()
+    lose(pair)
+    pay(pair, 3 if goes_on else 400)
+    pull_once(pair.store, pair.path, mirror=True)
+    after = pair.point_pulled()
+    assert lines(pair) == (["first"] if goes_on else ["first", "first"])
+    with Catalog(pair.store.catalog) as catalog:
+        assert [hole.after for hole in catalog.holes()] == ([before[0]] if goes_on else [])
+    pair.same_at(*before)
+    pair.same_at(*after)
+
+
+def test_first_pull_goes_through_when_one_before_died_and_left_nothing_but_a_line(pair: FollowedPair) -> None:
+    pair.create(FILLED, Limits())
+    pair.store.create()
+    with Catalog(pair.store.catalog, create=True) as catalog:
+        catalog.begin_line("an epoch", "first")
+    assert pair.pull() == ("mirror", "first")
+    pair.same()
 
 
 def test_mirror_again_repairs_when_a_forgotten_row_was_removed_from_the_mirror(pair: FollowedPair) -> None:

@@ -232,14 +232,14 @@ def _leads_here(store: Store, catalog: Catalog, state: State) -> tuple[Snapshot,
         return ()
     try:
         chain = chain_of(mine[-1], mine)
-        position, digest = _end_of(find_file(store, mine[-1].path))
+        position, digest = end_of(find_file(store, mine[-1].path))
     except RollrepError:
         return ()
     is_good = bool(position.proof) and digest == state.schema_digest and len(chain) <= MOST_CHANGES
     return chain if is_good else ()
 
 
-def _end_of(path: Path) -> tuple[Position, str]:
+def end_of(path: Path) -> tuple[Position, str]:
     """Where a snapshot stands, and the digest of its layout."""
     if path.suffix == f".{KIND}":
         change = read_change(path)

@@ -27,6 +27,7 @@ from rollrep.destination.catalog_rows import Hole, Line
 from rollrep.destination.forgotten_spans import Spans, forgotten_spans
 from rollrep.destination.history_lost import OLD_LINE_ENDS, refuse_another_history
 from rollrep.destination.in_place import InPlace, Reached, read_reached
+from rollrep.destination.lost_mirror import end_of_newest_line
 from rollrep.destination.mirror_db import State, WriteBack, open_mirror, state_of, transaction, write_state
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
@@ -208,7 +209,11 @@ class Ladder:
         if staged is None:
             self._keep_old_line(state, answer)
             self._archive_old_schema(state, answer)
-            staged = self._mirroring.begin(answer, state, *self._where_it_begins(answer, state))
+            if state:
+                begins = self._where_it_begins(answer, state)
+            else:
+                answer, begins = self._follow_lost(answer)
+            staged = self._mirroring.begin(answer, state, *begins)
             if answer.reason == "schema" and state:
                 staged = self._replay_archived(state, staged)
             elif not staged.copied and not staged.to_compare:
@@ -250,14 +255,25 @@ class Ladder:
         except SchemaChanged:
             return staged
 
-    def _where_it_begins(self, answer: Answer, state: State | None) -> tuple[int, Position, int]:
+    def _follow_lost(self, answer: Answer) -> tuple[Answer, tuple[int, Position, int]]:
+        """Where there is no mirror: the answer to copy from, and what `_where_it_begins` says."""
+        head = answer.facts.head
+        end = end_of_newest_line(self._store, self._catalog)
+        if end is None:
+            return answer, (0, head, head.id)
+        line, position = end
+        asked = self._hello(None, position, again=True)
+        answer, head = msgspec.structs.replace(asked, kind="mirror", reason=answer.reason), asked.facts.head
+        # A source that has that row only says that nobody told it a layout.  Without a hole, nothing would tell of
+        # rows that became what nothing in the log made of them.
+        if asked.reason != "schema" or head.id == position.id:
+            return answer, (0, head, head.id)
+        return answer, (line, head, position.id)
+
+    def _where_it_begins(self, answer: Answer, state: State) -> tuple[int, Position, int]:
         """(line, position to chase the log from, last log id before the hole)."""
         head = answer.facts.head
-        if state is None or answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
-            newest = self._catalog.newest_line()
-            archived = self._catalog.archived_through(newest.line) if newest else 0
-            if state is None and newest and newest.epoch == head.epoch and archived < head.id:
-                return newest.line, head, archived
+        if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             return 0, head, head.id
         after = self._archive.end(state.position, state.line).id
         position = state.position if answer.reason == "schema" else head
