@@ -10,9 +10,11 @@ import contextlib
 import csv
 import io
 import json
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,6 +299,52 @@ def test_shell_reads_and_does_not_write_when_commands_come_from_a_script(place: 
     assert "42" in done.stdout
     assert "not authorized" in done.stderr
     assert place.run("query", "shop", "SELECT a FROM q").stdout == "a\n41\n"
+
+
+def test_shell_leads_to_no_other_database_of_ours_when_it_is_asked_to(place: Place) -> None:
+    program = Path(sys.executable).with_name("rollrep")
+    before = place.good("points", "shop").stdout
+    done = subprocess.run(
+        [program, "shell", "shop", "-c", place.config], input=".connection 0\nDELETE FROM point;\n",
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'Unknown command "connection"' in done.stderr
+    assert place.good("points", "shop").stdout == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_question_that_never_ends_is_stopped_by_a_signal(place: Place, number: signal.Signals, code: int) -> None:
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    program = Path(sys.executable).with_name("rollrep")
+    with subprocess.Popen(
+        [program, "query", "shop", endless, "-c", place.config], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stderr is not None
+        child.stderr.readline()  # which point it is asked of
+        time.sleep(0.3)
+        child.send_signal(number)
+        child.communicate(timeout=20)
+    assert child.returncode == code
+
+
+def test_restore_gives_its_own_point_when_another_writes_the_same_output_meanwhile(place: Place) -> None:
+    place.write("CREATE TABLE q(a)")
+    place.good("pull")
+    place.write("INSERT INTO q VALUES (41)")
+    place.good("pull")
+    output, store = place.folder / "out.db", Store(place.store, "shop")
+    with Catalog(store.catalog) as catalog:
+        older = find_point(catalog, ByPoint(2))
+
+        def meanwhile(what: str) -> None:
+            if what == "checking":
+                done = place.run("restore", "shop", "--at", "latest", "--output", output, "--force")
+                assert done.returncode == 0, done.stderr
+
+        restore(store, catalog, plan(catalog, older), output, force=True, progress=meanwhile)
+    with contextlib.closing(apsw.Connection(str(output))) as db:
+        assert db.execute("SELECT count(*) FROM q").fetchall() == [(0,)]
+    assert not list(place.folder.glob(".out.db*"))
 
 
 # ---------------------------------------------------------------- the cache

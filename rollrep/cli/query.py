@@ -68,6 +68,8 @@ def shell_command(ctx: click.Context, job: str, at: str, config: Path | None) ->
 
     with _past(ctx, config, job, at) as (db, _):
         shell: Any = apsw.shell.Shell(db=db)
+        # It would lead to every other connection of this process, the catalog's too, and those can write.
+        shell.command_connection = None
         # Its start-up file is not read: it may hold commands that were meant for other databases.
         shell.cmdloop(intro="" if not sys.stdin.isatty() else None)
 

@@ -25,7 +25,7 @@ from rollrep.destination import container
 from rollrep.destination.differences import Differences, TableDifference, rows_of
 from rollrep.destination.script import row_statements
 from rollrep.destination.snapshots import full_disk_as_oserror
-from rollrep.destination.store import TEMPORARY
+from rollrep.destination.unfinished import unfinished
 
 
 def write_changeset(db: apsw.Connection, found: Differences, before: Path, output: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def write_changeset(db: apsw.Connection, found: Differences, before: Path, outpu
     for table in found.tables:
         if reason := _reason(db, table):
             left_out[table.name] = reason
-    part = output.with_name(f".{output.name}{TEMPORARY}")
+    part = unfinished(output)
     with tempfile.TemporaryDirectory(prefix="rollrep-") as folder:
         copy = Path(folder) / "copy.db"
         try:

@@ -42,6 +42,8 @@ _PRAGMAS_TO_ASK = frozenset(
     {"application_id", "encoding", "freelist_count", "page_count", "page_size", "schema_version", "user_version",
      "auto_vacuum", "journal_mode", "foreign_keys", "data_version"}
 )  # fmt: skip
+STEPS = 100_000
+"""of SQLite's machine, some milliseconds"""
 REMEDY = "the past can be read; to change a copy of it: rollrep restore JOB --at ... --output FILE"
 
 
@@ -58,6 +60,8 @@ def reader(path: Path) -> Iterator[apsw.Connection]:
             name for (name,) in all_rows(db, "SELECT name FROM pragma_table_list WHERE type = 'shadow'")
         )
         db.authorizer = functools.partial(_judge, shadows)
+        # While SQLite works, Python hears of no signal: a question that never ends could not be stopped.
+        db.set_progress_handler(lambda: False, STEPS)
         yield db
 
 

@@ -42,8 +42,9 @@ from rollrep.destination.schema import indexes_left_out
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints
 from rollrep.destination.snapshots import full_disk_as_oserror
-from rollrep.destination.store import TEMPORARY, Store
+from rollrep.destination.store import Store
 from rollrep.destination.trash import place_of, reading
+from rollrep.destination.unfinished import unfinished
 
 T = TypeVar("T")
 
@@ -135,8 +136,7 @@ def restore(
     VerifyFailed where a file is damaged.
     """
     check_output(output, force=force)
-    whole = output.with_name(f".{output.name}.whole{TEMPORARY}")
-    temporary = output.with_name(f".{output.name}{TEMPORARY}")
+    whole, temporary = unfinished(output, "whole"), unfinished(output)
 
     def attempt(chosen: Plan) -> Restored:
         for path in (whole, temporary):

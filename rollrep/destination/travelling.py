@@ -37,6 +37,7 @@ from rollrep.destination.mirror_db import open_mirror, read_state, remove_databa
 from rollrep.destination.restore import check_output
 from rollrep.destination.snapshots import full_disk_as_oserror, write_snapshot
 from rollrep.destination.store import TEMPORARY, Store
+from rollrep.destination.unfinished import unfinished
 
 KIND = "point"
 IMPORTED = "import"
@@ -80,7 +81,7 @@ def export_point(
     Raises UsageError where `output` exists and `force` is not set, VerifyFailed where what leads there is damaged.
     """
     check_output(output, force=force)
-    raw = output.with_name(f".{output.name}.raw{TEMPORARY}")
+    raw, packed = unfinished(output, "raw"), unfinished(output)
     try:
         remove_database(raw)
         with container.disk_room(output), full_disk_as_oserror():
@@ -92,9 +93,12 @@ def export_point(
             )
             holds = PointHolds(store.job, state.position, state.time, state.database_id, points, __version__)
             progress("compressing")
-            size = container.write_file(output, KIND, raw, holds)
+            size = container.write_file(packed, KIND, raw, holds)
+            packed.replace(output)
+            container.sync_folder(output.parent)
     finally:
         remove_database(raw)
+        packed.unlink(missing_ok=True)
     return holds, size
 
 

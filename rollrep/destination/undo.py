@@ -41,7 +41,7 @@ from rollrep.destination.differences import (
     rows_of,
 )
 from rollrep.destination.script import where_key
-from rollrep.destination.store import TEMPORARY
+from rollrep.destination.unfinished import unfinished
 from rollrep.query import all_rows, one_value
 
 ROWS = f"temp.{PREFIX}undo"
@@ -278,7 +278,7 @@ def _broken(tables: list[str]) -> str:
 
 def write_lines(output: Path, lines: Iterable[str]) -> None:
     """Writes a script, whole or not at all."""
-    part = output.with_name(f".{output.name}{TEMPORARY}")
+    part = unfinished(output)
     try:
         with container.disk_room(output), part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{line}\n" for line in lines)

@@ -18,13 +18,16 @@ from collections.abc import Iterable, Iterator
 import apsw
 
 from rollrep.core.nouns import PREFIX, Shape
-from rollrep.query import all_rows
+from rollrep.query import all_rows, find_row
 from rollrep.source.captured_schema import captured_schema
 from rollrep.source.tables import NEWER_INDEXES
 
 
 def tables_with_renewed_indexes(db: apsw.Connection, shapes: Iterable[Shape]) -> Iterator[str]:
-    """Those of the captured tables one of whose indexes was away for a while, as far as can be told."""
+    """Those of the captured tables one of whose indexes was away for a while, as far as can be told.
+
+    None of those that were dropped and made again, our triggers with them: nothing was logged of these since.
+    """
     newer: dict[str, set[str]] = {}
     for name, table in all_rows(db, NEWER_INDEXES):
         if not name.startswith(PREFIX):
@@ -34,11 +37,19 @@ def tables_with_renewed_indexes(db: apsw.Connection, shapes: Iterable[Shape]) ->
         return
     for shape in shapes:
         names = newer.get(shape.table, set())
+        if names and not _has_triggers(db, shape.table):
+            continue
         if any(before.has("index", name) for name in names) or (
             # One by another name took its place, and there may have been none in between.
             names and shape.hidden_key and not _indexes(db, shape.table) - names
         ):
             yield shape.table
+
+
+def _has_triggers(db: apsw.Connection, table: str) -> bool:
+    """Whether one of ours stands on the table."""
+    query = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? AND name GLOB ?"
+    return find_row(db, query, (table, f"{PREFIX}*")) is not None
 
 
 def _indexes(db: apsw.Connection, table: str) -> set[str]:
