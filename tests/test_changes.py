@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import apsw
 import oracle
@@ -93,7 +94,7 @@ def test_every_snapshot_is_the_source_as_it_was_when_operations_are_let_go_of(
                 for each in stay:
                     annotate(life.store, catalog, points[each.line, each.id], each, None, pin=True)
                 expire.expire(life.store, catalog, NOTHING, clock.now() + FAR)
-                empty_trash(life.store, clock.now() + FAR)
+                empty_trash(life.store, catalog, clock.now() + FAR)
                 assert {(each.line, each.id) for each in stay} <= {(e.line, e.id) for e in catalog.snapshots()}
                 for each in stay:
                     compare(life, catalog, each)
@@ -198,7 +199,7 @@ def test_changes_become_one_when_those_between_go(pair: FollowedPair) -> None:
     assert (second.base, sixth.base, newest.base) == (whole.id, second.id, sixth.id)
     assert (second.id, sixth.id) == (points[2][0], points[6][0])
     with Catalog(pair.store.catalog) as catalog:
-        assert empty_trash(pair.store, clock.now() + FAR) > 0
+        assert empty_trash(pair.store, catalog, clock.now() + FAR) > 0
         assert len(restorable(catalog)) >= 3
     assert problems(pair) == []
     for number in (2, 6, 8):
@@ -262,6 +263,19 @@ def test_prune_is_finished_by_the_next_when_it_died(
     assert [each.id for each in snapshots(pair)[1:]] == [points[number][0] for number in (2, 5, 7)]
     assert problems(pair) == []
     assert verify_at_rest(pair.store, lambda _what, _bytes: None).notes == []
+
+
+def test_pinned_points_stay_when_a_merge_died_and_its_trash_is_due(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = grown(pair, 8)
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Catalog, "add_snapshot", Mock(side_effect=KeyboardInterrupt))
+        prune(pair, [points[5][0]])
+    with Catalog(pair.store.catalog) as catalog:
+        empty_trash(pair.store, catalog, clock.now() + FAR)
+    assert problems(pair) == []
+    pair.same_at(*points[5])
 
 
 def test_changes_come_back_when_the_catalog_was_made_again(pair: FollowedPair) -> None:

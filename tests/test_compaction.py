@@ -20,6 +20,7 @@ from test_history import versions_of
 from test_keeping import silent
 from test_rebuild import without_catalog
 
+from rollrep.core import clock
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import compaction
 from rollrep.destination.archive import Archive
@@ -30,7 +31,7 @@ from rollrep.destination.choosing import restorable
 from rollrep.destination.compaction import compact, plan_compaction
 from rollrep.destination.keeping import make_snapshot
 from rollrep.destination.rebuild import rebuild_catalog
-from rollrep.destination.trash import reading
+from rollrep.destination.trash import GRACE, reading
 
 
 @pytest.fixture
@@ -173,6 +174,29 @@ def test_compaction_is_finished_by_the_next_when_it_died(
     join(pair, monkeypatch)
     assert len(segments(pair)) == 2
     assert problems(pair) == []
+    for each in points:
+        pair.same_at(*each)
+
+
+def test_every_point_is_as_before_when_a_compaction_died_and_the_next_pull_came_days_later(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = grown(pair)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Catalog, "drop_segment", dies)
+        join(pair, monkeypatch)
+    assert list(pair.store.trash.rglob("*.segment"))
+    later = clock.now() + 2 * GRACE
+    monkeypatch.setattr("rollrep.destination.pull.now", lambda: later)
+    pair.pull()
+    assert list(pair.store.trash.iterdir()) == []
+    assert problems(pair) == []
+    join(pair, monkeypatch)
+    assert len(segments(pair)) == 2
     for each in points:
         pair.same_at(*each)
 

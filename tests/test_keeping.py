@@ -190,8 +190,8 @@ def test_files_lie_in_the_trash_for_a_day_when_they_are_pruned(pair: FollowedPai
         output = pair.folder / "late.db"
         restore(pair.store, catalog, chosen, output, force=False, progress=silent)
         oracle.assert_same(points[1][1], output)
-        assert empty_trash(pair.store, clock.now() + GRACE / 2) == 0
-        assert empty_trash(pair.store, clock.now() + GRACE) > 0
+        assert empty_trash(pair.store, catalog, clock.now() + GRACE / 2) == 0
+        assert empty_trash(pair.store, catalog, clock.now() + GRACE) > 0
         assert list(pair.store.trash.iterdir()) == []
         with pytest.raises(VerifyFailed, match="missing"):
             restore(pair.store, catalog, chosen, output, force=True, progress=silent)
@@ -217,10 +217,10 @@ def test_nothing_goes_when_a_restore_is_running(pair: FollowedPair) -> None:
         oracle.assert_same(points[1][1], output)
         assert run_expiry(pair.store, catalog, found)
         with reading(pair.store):
-            assert empty_trash(pair.store, clock.now() + FAR) == 0
+            assert empty_trash(pair.store, catalog, clock.now() + FAR) == 0
         with nobody_reads(pair.store) as free:
             assert free
-        assert empty_trash(pair.store, clock.now() + FAR) > 0
+        assert empty_trash(pair.store, catalog, clock.now() + FAR) > 0
 
 
 def test_trash_goes_at_once_when_the_disk_is_short(pair: FollowedPair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_trash_goes_at_once_when_the_disk_is_short(pair: FollowedPair, monkeypat
     with Catalog(pair.store.catalog) as catalog:
         take_snapshot(pair.store, catalog)
         assert expire(pair.store, catalog, NOTHING, clock.now() + FAR)
-    assert empty_trash(pair.store, clock.now()) == 0
+        assert empty_trash(pair.store, catalog, clock.now()) == 0
     monkeypatch.setattr("rollrep.destination.trash.is_disk_short", lambda _store: True)
     pair.pull()
     assert list(pair.store.trash.iterdir()) == []
@@ -264,9 +264,36 @@ def test_pinned_file_comes_back_when_a_prune_died_half_way(pair: FollowedPair, m
         assert list(pair.store.trash.rglob("*.snapshot"))
         annotate(pair.store, catalog, point, make_snapshot(pair.store, catalog, point, silent), None, pin=True)
         expire(pair.store, catalog, NOTHING, clock.now() + FAR)
-        empty_trash(pair.store, clock.now() + FAR)
+        empty_trash(pair.store, catalog, clock.now() + FAR)
         assert snapshot_of(catalog, point) == made
     pair.same_at(*points[0])
+
+
+@pytest.mark.parametrize("dies_in", ["drop_snapshot", "drop_segment"])
+def test_what_the_catalog_names_comes_back_with_its_note_when_a_prune_died_and_its_trash_is_due(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    points = grown(pair, 3)
+    with Catalog(pair.store.catalog) as catalog:
+        [point] = pair.points_at(points[0][0])
+        made = make_snapshot(pair.store, catalog, point, silent)
+        annotate(pair.store, catalog, point, made, "before the move", pin=False)
+        take_snapshot(pair.store, catalog)
+
+        def dies(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(Catalog, dies_in, dies)
+            expire(pair.store, catalog, NOTHING, clock.now() + FAR)
+        assert list(pair.store.trash.rglob("*.*"))
+        empty_trash(pair.store, catalog, clock.now() + FAR)
+        assert list(pair.store.trash.iterdir()) == []
+        for each in (*catalog.snapshots(), *catalog.segments()):
+            assert (pair.store.folder / each.path).is_file()
+        assert (pair.store.folder / note_path(made.path)).is_file() == (snapshot_of(catalog, point) == made)
+    assert verify_at_rest(pair.store, lambda _w, _b: None).problems == []
+    pair.same_at(*points[2])
 
 
 # ---------------------------------------------------------------- the commands

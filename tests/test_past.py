@@ -147,7 +147,7 @@ class Life(Model):
             keep = Grid(last=self.draw.count(1, 3), operations_s=self.draw.pick([1e-6, 1e9]))
             self.said += expire(self.pair.store, catalog, keep, now())
         if self.draw.chance(2):
-            empty_trash(self.pair.store, now() + FAR)
+            empty_trash(self.pair.store, catalog, now() + FAR)
 
     def pin(self) -> None:
         with Catalog(self.pair.store.catalog) as catalog:

@@ -118,7 +118,7 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
             plan = expiry_of(store, catalog, chosen.keep, now)
         else:
             with store.locked():
-                freed = empty_trash(store, clock.now())
+                freed = empty_trash(store, catalog, clock.now())
                 plan = expiry_of(store, catalog, chosen.keep, now)
                 if run_expiry(store, catalog, plan) is None:
                     raise Temporary(

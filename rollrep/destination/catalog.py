@@ -202,6 +202,13 @@ class Catalog:
         """What snapshots and archive lead to, without what is known to be damaged, and the paths `damaged`."""
         return reach_of(self.segments(), self.snapshots(), self.damaged() | frozenset(damaged))
 
+    def paths(self) -> frozenset[str]:
+        """Every file that this names: segments, snapshots, changes of virtual tables; below the job's folder."""
+        tables = ["segment", "snapshot", *(["shadow"] if self.knows_virtual_tables() else [])]
+        return frozenset(
+            path for table in tables for (path,) in all_rows(self._db, f"SELECT path FROM {table}") if path
+        )
+
     def damaged(self) -> frozenset[str]:
         """The paths below the job's folder that `verify` found damaged."""
         if not has_table(self._db, "damaged"):

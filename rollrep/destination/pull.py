@@ -113,12 +113,12 @@ def pull(
     """
     store.require_catalog_of_files()
     store.sweep()
-    empty_trash(store, now())
     if wishes.mirror:
         from rollrep.destination.mending import put_mirror_aside  # only who asks for a mirror operation needs it
 
         put_mirror_aside(store)
     with Catalog(store.catalog, create=True) as catalog:
+        empty_trash(store, catalog, now())
         return _Pull(store, catalog, session, wishes, progress, expect).run()
 
 

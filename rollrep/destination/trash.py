@@ -4,9 +4,10 @@
     reading.lock              shared by every restore, exclusive while files are moved or removed; never waited for
 
 A restore that was planned before a file was let go of finds it here; one that runs keeps all where it is.  The
-lock is the kernel's and ends with its holder, so a killed restore holds nothing back.
+lock is the kernel's and ends with its holder, so a killed restore holds nothing back.  A file comes here before the
+catalog forgets it, so who died in between left one that is still needed: it goes back to its place, never away.
 
-Knows: files and locks.  Does not know: why something goes, SQL.
+Knows: files and locks, which files the catalog names.  Does not know: why something goes, SQL.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ import datetime as dt
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rollrep.destination.container import sync_folder
+from rollrep.destination.notes import note_path
 from rollrep.destination.store import Store
+
+if TYPE_CHECKING:
+    from rollrep.destination.catalog import Catalog
 
 GRACE = dt.timedelta(hours=24)
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -95,10 +101,11 @@ def take_back(store: Store, relative: str) -> None:
         sync_folder(path.parent)
 
 
-def empty_trash(store: Store, now: dt.datetime) -> int:
+def empty_trash(store: Store, catalog: Catalog, now: dt.datetime) -> int:
     """Removes what has lain in the trash for GRACE, or all of it when the disk is short; the bytes that are free now.
 
-    Nothing goes while somebody reads.  Call it under the job's lock.
+    What the catalog still names goes back to its place.  Nothing goes while somebody reads.  Call it under the
+    job's lock.
     """
     if not store.trash.is_dir():
         return 0
@@ -106,9 +113,21 @@ def empty_trash(store: Store, now: dt.datetime) -> int:
     with nobody_reads(store) as free:
         for folder in sorted(store.trash.iterdir()) if free else ():
             if is_due(folder, now) or is_disk_short(store):
+                _put_back(store, folder, catalog.paths())
                 freed += trash_bytes(folder)
                 shutil.rmtree(folder)
     return freed
+
+
+def _put_back(store: Store, folder: Path, named: Collection[str]) -> None:
+    for path in [each for each in folder.rglob("*") if each.is_file()]:
+        relative = str(path.relative_to(folder))
+        # Of two that were thrown away, readers are given the later one.
+        if relative in named and find_file(store, relative) == path:
+            # A note that was thrown away without its snapshot is of one that had the same name.
+            if (folder / note_path(relative)).exists():
+                take_back(store, note_path(relative))
+            take_back(store, relative)
 
 
 def trash_bytes(folder: Path) -> int:
