@@ -16,6 +16,7 @@ from sources import session
 
 from rollrep.core.nouns import Op
 from rollrep.destination.pull import Wishes, pull
+from rollrep.source import reader
 
 BLOB_BYTES = 40_000_000
 """more than the allocator keeps in its own heap, where what is left between blocks counts as well"""
@@ -56,6 +57,41 @@ def test_unchanged_blob_is_not_logged_when_another_column_changes(pair: Followed
     oracle.assert_same(pair.path, pair.store.mirror)
     at = pair.point_pulled()
     pair.same_at(*at)
+
+
+@pytest.mark.parametrize(
+    "trigger", ["", "CREATE TRIGGER own AFTER DELETE ON t BEGIN SELECT 1; END"], ids=["plain", "reread"]
+)
+def test_bytes_are_counted_when_they_are_in_a_column_of_numbers(trigger: str, pair: FollowedPair) -> None:
+    """Only a STRICT table keeps them out: INTEGER, REAL and NUMERIC are what SQLite tries first."""
+    types = ("INTEGER", "INT", "UNSIGNED BIG INT", "POINT", "CHAR INT", "FINGERPRINT", "REAL", "FLOAT", "BOOLEAN")
+    declared = ", ".join(f"c{n} {each}" for n, each in enumerate(types))
+    pair.start(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {declared}, other TEXT COLLATE NOCASE); {trigger}")
+    for n in range(len(types)):
+        for value in ("zeroblob(5000)", "printf('%05000d', 0) || 'x'"):
+            pair.do(f"INSERT INTO t(c{n}) VALUES ({value})")
+            pair.do(f"UPDATE t SET c{n} = {value} || 'y' WHERE id = last_insert_rowid()")
+            pair.do("UPDATE t SET other = 'z' WHERE id = last_insert_rowid()")
+    widths = "+".join(f"iif(typeof(v{n}) IN ('text', 'blob'), length(CAST(v{n} AS BLOB)), 0)" for n in range(1, 11))
+    rows = pair.db.execute(f"SELECT size, {widths}, op FROM _rollrep_log WHERE shape > 0").fetchall()
+    assert len(rows) == 6 * len(types)
+    assert [row for row in rows if not row[1] <= row[0] <= row[1] + 100] == []
+    pair.do("DELETE FROM t; INSERT INTO t VALUES (1, 2, 3, NULL, 5, 1 << 60, 7, 0.5, 1e300, true, 'o')")
+    size = pair.db.execute("SELECT size FROM _rollrep_log ORDER BY id DESC LIMIT 1").get
+    assert size < 100
+    pair.same()
+
+
+def test_images_stay_small_when_older_triggers_took_blobs_for_numbers(pair: FollowedPair) -> None:
+    """An image as large as the source's `size` let it be would be refused by every pull."""
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    for _ in range(60):
+        pair.do("INSERT INTO t(v) VALUES (randomblob(1000000))")
+    pair.do("UPDATE _rollrep_log SET size = 36")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "LOG_STEP_ROWS", 5)
+        pair.same()
+    assert max(path.stat().st_size for path in pair.store.archive.rglob("*.segment")) < 23_000_000
 
 
 def peak_mb(*arguments: object, program: Path = ROLLREP) -> float:

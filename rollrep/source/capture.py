@@ -163,7 +163,7 @@ def _despite_drop(plan: TablePlan, expression: str, columns: Iterable[str], *sid
 def _log_new(plan: TablePlan, shape_id: int) -> str:
     columns = plan.shape.columns
     values = [_despite_drop(plan, f"new.{sql.name(column)}", [column], "new") for column in columns]
-    size = _despite_drop(plan, _size(plan, _new), plan.sized_columns, "new")
+    size = _despite_drop(plan, _size(plan, _new), plan.sized_columns + plan.numeric_columns, "new")
     return f"{_into(len(columns))} VALUES ({_head(shape_id, Op.PUT, size)}, {', '.join(values)})"
 
 
@@ -179,9 +179,13 @@ def _log_update(plan: TablePlan, shape_id: int) -> str:
         for column in rest
     ]
     mask = sql.balanced(["0", *(f"(({changed[column]}) << {n})" for n, column in enumerate(rest, 1))], "+")
-    lengths = [f"CASE WHEN {changed[c]} THEN {_length(_new(c))} ELSE 0 END" for c in plan.sized_columns]
-    size = sql.balanced([str(ROW_SIZE + FIXED_SIZE + shape.width), *lengths], "+")
-    head = _head(shape_id, Op.PATCH, _despite_drop(plan, size, plan.sized_columns, *sides))
+    size = _counted(
+        plan,
+        ROW_SIZE + FIXED_SIZE + shape.width,
+        _new,
+        lambda c: f"CASE WHEN {changed[c]} THEN {_length(_new(c))} ELSE 0 END",
+    )
+    head = _head(shape_id, Op.PATCH, _despite_drop(plan, size, plan.sized_columns + plan.numeric_columns, *sides))
     logged = ", ".join([_new(shape.columns[0]), *values, _despite_drop(plan, mask, rest, *sides)])
     return f"{_into(shape.logged_width)} VALUES ({head}, {logged})"
 
@@ -239,7 +243,17 @@ def _new(column: str) -> str:
 def _size(plan: TablePlan, named: Callable[[str], str]) -> str:
     """SQL for the bytes of a row: text and blobs by their length, everything else by a constant."""
     fixed = ROW_SIZE + FIXED_SIZE * (plan.shape.width - len(plan.sized_columns))
-    return sql.balanced([str(fixed), *(_length(named(column)) for column in plan.sized_columns)], "+")
+    return _counted(plan, fixed, named, lambda column: _length(named(column)))
+
+
+def _counted(plan: TablePlan, fixed: int, named: Callable[[str], str], bytes_of: Callable[[str], str]) -> str:
+    sizes = [str(fixed), *(bytes_of(column) for column in plan.sized_columns)]
+    if plan.numeric_columns:
+        # Every text and every blob is greater than every number, so one comparison tells: no number is measured.
+        long = sql.balanced([f"{named(column)} COLLATE BINARY >= ''" for column in plan.numeric_columns], " OR ")
+        lengths = sql.balanced([bytes_of(column) for column in plan.numeric_columns], "+")
+        sizes.append(f"CASE WHEN {long} THEN {lengths} ELSE 0 END")
+    return sql.balanced(sizes, "+")
 
 
 def _length(value: str) -> str:

@@ -15,6 +15,7 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
 from rollrep.query import all_rows, one_value
+from rollrep.source.declared import is_loose, is_often_long
 from rollrep.source.key_collations import key_collates, key_collations
 from rollrep.source.makeable import Texts, texts_by_table, what_is_missing
 from rollrep.source.virtual import owned_tables
@@ -49,7 +50,9 @@ class TablePlan:
     """SQL behind each column of the key that has another collation than its column; empty behind the others"""
     uniques: tuple[Unique, ...]
     sized_columns: tuple[str, ...]
-    """columns whose values may be long, so that their bytes must be counted"""
+    """columns whose values are often long, so that their bytes are counted"""
+    numeric_columns: tuple[str, ...]
+    """columns of numbers, which may hold a text or a blob all the same: then its bytes are counted"""
     loose_columns: tuple[str, ...]
     """columns in which values that are equal may still differ in storage class: 1 and 1.0"""
     reread: bool
@@ -173,14 +176,18 @@ def _plan(
         autoincrement=_is_autoincrement(db, table, key, hidden_key, without_rowid),
         touches_logged=all_probed,
     )
-    sized = [name for name, declared, _, hidden in info if hidden == 0 and _may_be_long(declared)]
     alias = set() if hidden_key or without_rowid else set(key)
+    declared = {name: text for name, text, _, hidden in info if hidden == 0}
+    sized = [name for name, text in declared.items() if is_often_long(text) and name not in alias]
+    strict = one_value(db, "SELECT strict FROM pragma_table_list(?) WHERE schema = 'main'", (table,))
+    numeric = () if strict else tuple(name for name in declared if name not in alias and name not in sized)
     return TablePlan(
         shape=shape,
         key_collates=key_collates(db, shape),
         uniques=tuple(uniques),
-        sized_columns=tuple(name for name in sized if name not in alias),
-        loose_columns=tuple(name for name, declared, _, hidden in info if hidden == 0 and _is_loose(declared)),
+        sized_columns=tuple(sized),
+        numeric_columns=numeric,
+        loose_columns=tuple(name for name, text in declared.items() if is_loose(text)),
         reread=reread,
         logs_replaced=unseen is not None,
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
@@ -336,17 +343,6 @@ _ORDER = re.compile(
 )
 
 
-def _may_be_long(declared: str) -> bool:
-    # Integers and reals are a few bytes each; turning one into text to measure it costs more than
-    # the log row (a REAL about a microsecond).  https://www.sqlite.org/datatype3.html, 3.1
-    upper = declared.upper()
-    if "INT" in upper:
-        return False
-    return any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")) or not any(
-        word in upper for word in ("REAL", "FLOA", "DOUB", "BOOL")
-    )
-
-
 def _default(text: str) -> str:
     """A column's default as SQL that means the same inside a trigger, where a bare or quoted name is a column.
 
@@ -359,14 +355,6 @@ def _default(text: str) -> str:
         name = text[1:-1].replace('""', '"') if quoted else text
         return "'" + name.replace("'", "''") + "'"
     return f"({text})"
-
-
-def _is_loose(declared: str) -> bool:
-    # Affinity makes one storage class of all numbers only where it is TEXT or REAL (the same page, 3.1 and 3.4).
-    upper = declared.upper()
-    text = any(word in upper for word in ("CHAR", "CLOB", "TEXT"))
-    real = any(word in upper for word in ("REAL", "FLOA", "DOUB")) and "BLOB" not in upper
-    return "INT" in upper or not (text or real)
 
 
 def _is_autoincrement(

@@ -35,6 +35,8 @@ from rollrep.wire.messages import Batch, Chunk, Image
 IMAGE_ROWS = 65_536
 IMAGE_BYTES = 8 << 20
 """what one image holds at most, unpacked, unless a single row is larger"""
+LOG_STEP_ROWS = 250
+"""log rows between two looks at how large their image has become"""
 FIRST_CHUNK_ROWS = 1_000
 """rows of a table's first chunk; after it, their size is known"""
 STRETCH_S = 0.03
@@ -161,19 +163,31 @@ class Reader:
             through = after + max(1, min(rows - 1, int(rows * IMAGE_BYTES / size * 0.9)))
         found = all_rows(self._db, f"SELECT DISTINCT shape FROM {LOG} WHERE id > ? AND id <= ?", (after, through))
         shapes = tuple(self._shape(shape_id) for (shape_id,) in sorted(found) if shape_id != 0)
-        width = log_width(shapes)
-        values = ", ".join(f"l.v{n}" for n in range(width))
-        self._db.execute(log_table("log_image.log", width))
-        self._db.execute(
-            "INSERT INTO log_image.log"
-            f" SELECT l.id, {MS_AT.format('l.at')} - ifnull({MS_AT.format('p.at')}, {MS_OF_1970}),"
-            f" l.shape, l.op, {values} FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
-            " WHERE l.id > ?1 AND l.id <= ?2",
-            (after, through),
-        )
+        through = self._insert_log(after, through, log_width(shapes))
         proof = proof_of(self._db, through)
         assert proof is not None
         return after + 1, through, shapes, proof
+
+    def _insert_log(self, after: int, through: int, width: int) -> int:
+        """Fills the log's image; returns the last row in it, which is an earlier one where the rows turn out large."""
+        values = ", ".join(f"l.v{n}" for n in range(width))
+        self._db.execute(log_table("log_image.log", width))
+        pages, last = 2 * IMAGE_BYTES // IMAGE_PAGE_SIZE, after
+        # `size` is what capture made of a row, and older triggers took blobs for numbers: an image that is cut by
+        # nothing else may be larger than anybody takes, and no pull would get past it.
+        while last < through and (last == after or self._pages("log_image") <= pages):
+            begin, last = last, min(through, last + LOG_STEP_ROWS)
+            self._db.execute(
+                "INSERT INTO log_image.log"
+                f" SELECT l.id, {MS_AT.format('l.at')} - ifnull({MS_AT.format('p.at')}, {MS_OF_1970}),"
+                f" l.shape, l.op, {values} FROM {LOG} l LEFT JOIN {LOG} p ON p.id = l.id - 1 AND p.id > ?1"
+                " WHERE l.id > ?2 AND l.id <= ?3",
+                (after, begin, last),
+            )
+        return last
+
+    def _pages(self, name: str) -> int:
+        return int(one_value(self._db, "SELECT page_count FROM pragma_page_count(?)", (name,)))
 
     def _copy_rows(self, shape: Shape, after_key: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None, bool]:
         """Copies rows into the rows' image in key order; (how many, the last one's key, whether that was all)."""
@@ -198,8 +212,7 @@ class Reader:
         if rows == 0:
             return 0, after_key, True
         last_key = self.last_key(shape)
-        pages = one_value(self._db, "SELECT page_count FROM pragma_page_count('rows_image')")
-        size_per_row = max(1, pages * IMAGE_PAGE_SIZE // rows)
+        size_per_row = max(1, self._pages("rows_image") * IMAGE_PAGE_SIZE // rows)
         self._chunk_rows[shape.id] = max(1, min(IMAGE_ROWS, limit * 4, IMAGE_BYTES // size_per_row))
         return rows, last_key, rows < limit
 
