@@ -130,6 +130,14 @@ def test_catalog_that_was_never_begun_is_no_pull_when_the_disk_was_full(shop: Sh
     assert shop.type("status", "shop")[0] == 0
 
 
+def test_check_fails_with_how_to_make_the_catalog_again_when_it_is_gone(shop: Shop) -> None:
+    for path in shop.pulled().store.folder.glob("catalog.db*"):
+        path.unlink()
+    code, said = shop.type("check", "shop")
+    assert code == 16 and "FAIL" in said and "catalog.db is gone" in said and "PENDING" not in said
+    assert "next: make it again from them: rollrep catalog shop --rebuild" in said
+
+
 def test_status_says_no_half_of_what_there_is_when_the_catalog_is_damaged(shop: Shop) -> None:
     shop.pulled()
     catalog = bytearray(shop.store.catalog.read_bytes())

@@ -170,9 +170,10 @@ def _about(answer: Answer) -> list[Item]:
 
 def _freshness(config: Config, job: Job) -> list[Item]:
     store = store_of(config, job)
-    if not store.exists():
-        return [Item("pull", PENDING, "nothing has been pulled yet", f"rollrep pull {job.name}")]
     try:
+        store.require_catalog_of_files()
+        if not store.exists():
+            return [Item("pull", PENDING, "nothing has been pulled yet", f"rollrep pull {job.name}")]
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
