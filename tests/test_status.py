@@ -21,15 +21,16 @@ from sources import pull_once
 
 from rollrep.cli.main import cli
 from rollrep.core.clock import from_iso
-from rollrep.core.errors import RollrepError, Temporary
+from rollrep.core.errors import DiskFull, RollrepError, Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.checksums import open_checked
+from rollrep.destination.remembered import FAILURE, remember
 from rollrep.destination.store import Store
 from rollrep.hooks import plugin_manager
 from rollrep.jobs import check
 from rollrep.jobs.config import load_config
 from rollrep.jobs.rehearse import REHEARSAL_EVENT
-from rollrep.jobs.run import run_pull
+from rollrep.jobs.run import error_json, run_pull
 from rollrep.source import status as source_status
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
@@ -233,6 +234,25 @@ def test_status_says_why_and_what_to_do_when_the_last_pull_failed(shop: Shop) ->
     assert shop.pull() is None
     code, told = shop.status()
     assert (code, told["state"], told["failure"]) == (0, "OK", None)
+
+
+@pytest.mark.parametrize("error", [DiskFull("no room", remedy="rollrep pull JOB"), Temporary("no line")])
+def test_check_shows_the_last_pull_s_failure_as_status_does_when_the_source_answers(
+    shop: Shop, error: RollrepError
+) -> None:
+    config = load_config(shop.pulled().config)
+    with Catalog(shop.store.catalog) as catalog:
+        remember(catalog, FAILURE, error_json(error))
+    confirmed = shop.confirmed()
+    for later_s in (60, 3600):
+        with freeze_time(confirmed + dt.timedelta(seconds=later_s)):
+            is_trouble = not isinstance(error, Temporary) or later_s == 3600
+            shown = [each.as_json() for each in check.check_job(config, config.jobs["shop"]) if each.item == "pull"]
+            assert shown == [each for each in shop.status()[1]["troubles"] if each["item"] == "pull"]
+            assert len(shown) == is_trouble
+            assert shop.type("check", "shop")[0] == (error.exit_code if is_trouble else 0)
+    assert shop.pull() is None
+    assert shop.type("check", "shop")[0] == 0
 
 
 def test_failure_is_no_trouble_before_the_mirror_is_old_when_it_may_go_away_by_itself(shop: Shop) -> None:

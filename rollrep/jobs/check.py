@@ -14,11 +14,13 @@ from typing import Any
 
 from rollrep import __version__
 from rollrep.core import clock
-from rollrep.core.errors import MirrorNeeded, RollrepError, VerifyFailed
+from rollrep.core.clock import iso
+from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, VerifyFailed
 from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import bytes_not_written_back, refuse_another_source, state_of
+from rollrep.destination.remembered import FAILURE, PULL, remembered
 from rollrep.destination.store import Store
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.rehearse import REHEARSAL_EVENT, due_in_s
@@ -43,6 +45,10 @@ WHY_MIRROR = {
     " (a larger --keep-rows, or pulling more often, makes it rarer)",
     **{reason: f"{what}: {KEPT}" for reason, what in WHAT.items()},
 }
+
+
+Told = dict[str, Any]
+"""an event or what is remembered, with `at` and `ago_s`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +183,16 @@ def _freshness(config: Config, job: Job) -> list[Item]:
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
             points = len(catalog.points())
+            failure = last_failure(catalog, clock.now())
             results = verified(job, catalog) + rehearsed(job, catalog)
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]
-    if confirmed is None:
-        return [Item("pull", PENDING, "no pull has ended yet", f"rollrep pull {job.name}")]
-    age_s = max(0.0, (clock.now() - confirmed).total_seconds())
+    age_s = None if confirmed is None else max(0.0, (clock.now() - confirmed).total_seconds())
+    results = pull_troubles(job, failure, age_s) + results
+    if age_s is None:
+        return [*results, Item("pull", PENDING, "no pull has ended yet", f"rollrep pull {job.name}")]
     said = f"the mirror was the source {show_duration(age_s)} ago; {show_count(points, 'point')}"
-    if age_s > STALE_PULLS * job.every_s:
+    if is_stale(job, age_s):
         return [
             *results,
             Item(
@@ -195,6 +203,33 @@ def _freshness(config: Config, job: Job) -> list[Item]:
             ),
         ]
     return [*results, Item("fresh", OK, said)]
+
+
+def is_stale(job: Job, age_s: float | None) -> bool:
+    return age_s is None or age_s > STALE_PULLS * job.every_s
+
+
+def told_of(known: tuple[dt.datetime, Told] | None, now: dt.datetime) -> Told | None:
+    if known is None:
+        return None
+    when, detail = known
+    return {"at": iso(when), "ago_s": max(0.0, (now - when).total_seconds()), **detail}
+
+
+def last_failure(catalog: Catalog, now: dt.datetime) -> Told | None:
+    """The last pull that failed, where none went well since."""
+    failure, pulled = (told_of(remembered(catalog, kind), now) for kind in (FAILURE, PULL))
+    return None if failure and pulled and failure["at"] <= pulled["at"] else failure
+
+
+def pull_troubles(job: Job, failure: Told | None, age_s: float | None) -> list[Item]:
+    """The last pull's failure, as far as it is trouble for a mirror that is so old."""
+    # What may go away by itself is trouble once the mirror is old because of it.
+    if not failure or (failure["exit_code"] == Temporary.exit_code and not is_stale(job, age_s)):
+        return []
+    remedy = str(failure["remedy"]).replace(" JOB", f" {job.name}")
+    text = f"the last pull failed {show_duration(failure['ago_s'])} ago: {failure['facts']}"
+    return [Item("pull", FAIL, text, remedy, failure["exit_code"])]
 
 
 def _readers(store: Store) -> list[Item]:

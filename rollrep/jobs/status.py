@@ -17,24 +17,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-from typing import Any
 
 import apsw
 import msgspec
 
 from rollrep.core import clock
-from rollrep.core.clock import iso
-from rollrep.core.errors import NotSetUp, RollrepError, Temporary
+from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.units import show_duration
 from rollrep.core.windows import Lasting, later
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.in_place import read_reached
 from rollrep.destination.mirror_db import State, state_of
 from rollrep.destination.notes import read_note
-from rollrep.destination.remembered import FAILURE, LASTING, PULL, remembered
+from rollrep.destination.remembered import LASTING, PULL, remembered
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import sizes_of
-from rollrep.jobs.check import FAIL, OK, PENDING, STALE_PULLS, WARN, Item, rehearsed, verified
+from rollrep.jobs.check import (
+    FAIL,
+    OK,
+    PENDING,
+    WARN,
+    Item,
+    Told,
+    is_stale,
+    last_failure,
+    pull_troubles,
+    rehearsed,
+    told_of,
+    verified,
+)
 from rollrep.jobs.config import Config, Job
 from rollrep.jobs.run import store_of
 from rollrep.jobs.sleeping import Sleep, judge
@@ -42,9 +53,6 @@ from rollrep.transport.address import parse_address
 
 CLOCKS_DIFFER_S = 10.0
 """less than that is how long a pull takes, and no clock that is wrong"""
-
-Told = dict[str, Any]
-"""an event or what is remembered, with `at` and `ago_s`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +142,8 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     now = clock.now()
     found.confirmed = catalog.confirmed()
     found.points = len(catalog.points())
-    found.pulled = _told(remembered(catalog, PULL), now)
-    found.failure = _told(remembered(catalog, FAILURE), now)
-    if found.failure and found.pulled and found.failure["at"] <= found.pulled["at"]:
-        found.failure = None
+    found.pulled = told_of(remembered(catalog, PULL), now)
+    found.failure = last_failure(catalog, now)
     if found.confirmed:
         found.age_s = max(0.0, (now - found.confirmed).total_seconds())
         found.clocks_differ_s = _clocks_differ_s(found.pulled, found.confirmed)
@@ -153,13 +159,6 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
         database = parse_address(job.source).database
         found.sleep = judge(found.lasting, job.every_s, None, f"rollrep pull {job.name}", database)
     found.troubles = _troubles(found, job)
-
-
-def _told(known: tuple[dt.datetime, Told] | None, now: dt.datetime) -> Told | None:
-    if known is None:
-        return None
-    when, detail = known
-    return {"at": iso(when), "ago_s": max(0.0, (now - when).total_seconds()), **detail}
 
 
 def _clocks_differ_s(pulled: Told | None, confirmed: dt.datetime) -> float:
@@ -196,7 +195,7 @@ def _mirroring(store: Store, catalog: Catalog, mirror_bytes: int, bandwidth: int
     known = next(catalog.events("mirror"), None)
     whole = next((told for _, told in catalog.events("mirror") if _read_all(told)), None)
     estimate_s = _estimate_s(whole, mirror_bytes, bandwidth) if whole else None
-    return Mirroring(_under_way(store), _told(known, now), estimate_s)
+    return Mirroring(_under_way(store), told_of(known, now), estimate_s)
 
 
 def _estimate_s(last: Told, mirror_bytes: int, bandwidth: int | None) -> float:
@@ -226,17 +225,10 @@ def _under_way(store: Store) -> UnderWay | None:
 def _troubles(found: Status, job: Job) -> list[Item]:
     """Everything that is not as it should be, the worst first."""
     pull = f"rollrep pull {job.name}"
-    failure = found.failure
-    is_stale = found.age_s is None or found.age_s > STALE_PULLS * job.every_s
-    troubles = []
-    # What may go away by itself is trouble once the mirror is old because of it.
-    if failure and (is_stale or failure["exit_code"] != Temporary.exit_code):
-        remedy = str(failure["remedy"]).replace(" JOB", f" {job.name}")
-        text = f"the last pull failed {show_duration(failure['ago_s'])} ago: {failure['facts']}"
-        troubles.append(Item("pull", FAIL, text, remedy, failure["exit_code"]))
+    troubles = pull_troubles(job, found.failure, found.age_s)
     if found.age_s is None:
         troubles.append(Item("pull", PENDING, "no pull has ended yet", pull, NotSetUp.exit_code))
-    elif is_stale:
+    elif is_stale(job, found.age_s):
         troubles.append(Item("fresh", WARN, f"a pull every {show_duration(job.every_s)} was wanted", pull))
     troubles += [each for each in found.results if each.state == FAIL]
     if found.sleep and found.sleep.next:
