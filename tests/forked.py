@@ -196,6 +196,9 @@ def _enter(request: bytes, streams: Sequence[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # Those that are there took for seekable what they were opened for, and what came instead is a pipe.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
     os.chdir(folder)
     os.umask(umask)
     os.environ.clear()

@@ -13,6 +13,7 @@ import click
 from rollrep import __version__
 from rollrep.cli.groups import Suggesting
 from rollrep.cli.output import set_up_logging
+from rollrep.cli.streams import mend_streams
 from rollrep.strangers import meet_connections
 
 DESTINATION = {
@@ -68,6 +69,7 @@ def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
 
 
 def main() -> None:
+    mend_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(cli.main(prog_name="rollrep", standalone_mode=False) or 0)

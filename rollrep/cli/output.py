@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from rollrep.cli.streams import refuse_bytes
 from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.strangers import unknown_here
 
@@ -99,6 +100,7 @@ def reporting(schema: str) -> Callable[[F], F]:
         @functools.wraps(command)
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
+                refuse_bytes(kwargs.values())
                 return command(*args, **kwargs)
             except RollrepError as error:
                 fail(error, schema, bool(kwargs.get("as_json")))
