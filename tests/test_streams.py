@@ -5,6 +5,7 @@ The start itself is what is tested: every command here is started, not forked.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -97,3 +98,26 @@ def test_locale_is_named_when_it_can_not_read_an_argument(folder: Path) -> None:
     done = shell(folder, "exec $0 query shop \"SELECT '$1'\"", "€".encode(), env=ASCII)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"LC_ALL=C.UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["", " --json"])
+@pytest.mark.parametrize(
+    "command", ["query shop 'SELECT 1'", "points shop", "check", "source install app.db --print-sql", "--help"]
+)
+def test_command_ends_with_18_when_stdout_is_full(folder: Path, command: str, option: str) -> None:
+    if "print-sql" in command:
+        command = command.replace("app.db", str(make.build("rails", folder / f"other{option.strip()}.db", rows=2)))
+    done = shell(folder, f"exec $0 {command}{option if command != '--help' else ''} >/dev/full")
+    assert done.returncode == 18, done.stderr
+    assert b"no room" in done.stderr and b"\n  next: " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["query nowhere x", "query nowhere x --json", "nonsense"])
+def test_exit_code_stays_that_of_the_error_when_nothing_can_be_said(folder: Path, command: str) -> None:
+    assert shell(folder, f"exec $0 {command} >/dev/full 2>/dev/full").returncode == 2
+    assert shell(folder, f"exec $0 {command} 2>/dev/full").returncode == 2
+
+
+def test_error_is_one_object_when_stdout_has_room(folder: Path) -> None:
+    done = shell(folder, "exec $0 query nowhere x --json")
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2

@@ -12,8 +12,9 @@ import click
 
 from rollrep import __version__
 from rollrep.cli.groups import Suggesting
-from rollrep.cli.output import set_up_logging
-from rollrep.cli.streams import mend_streams
+from rollrep.cli.output import say, set_up_logging
+from rollrep.cli.streams import FULL, mend_streams, speaking
+from rollrep.core.errors import DiskFull
 from rollrep.strangers import meet_connections
 
 DESTINATION = {
@@ -78,8 +79,17 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        with speaking():
+            error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Of --help and --version; what commands meet is told by `reporting`.
+        if error.errno not in FULL:
+            raise
+        with speaking():
+            say(f"rollrep: no room for what was to be said ({error.strerror})")
+            say("  next: make room, and type it again: df -h")
+        sys.exit(DiskFull.exit_code)
     finally:
         # Python looks through everything for garbage once more before it ends, and all of it goes anyway.
         gc.freeze()

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from rollrep.cli.streams import refuse_bytes
+from rollrep.cli.streams import refuse_bytes, speaking
 from rollrep.core.errors import DiskFull, RollrepError
 from rollrep.strangers import unknown_here
 
@@ -79,9 +79,10 @@ def somebody_watches() -> bool:
 
 def fail(error: RollrepError, schema: str, as_json: bool) -> NoReturn:
     """Says the error's sentence and its remedy, and ends with its exit code."""
-    say(f"rollrep: {error.facts}")
-    if error.remedy:
-        say(f"  next: {error.remedy}")
+    with speaking():
+        say(f"rollrep: {error.facts}")
+        if error.remedy:
+            say(f"  next: {error.remedy}")
     if as_json:
         told = {
             "kind": error.kind,
@@ -89,7 +90,8 @@ def fail(error: RollrepError, schema: str, as_json: bool) -> NoReturn:
             "remedy": error.remedy,
             "exit_code": error.exit_code,
         }
-        emit(True, schema, {"error": told})
+        with speaking():
+            emit(True, schema, {"error": told})
     sys.exit(error.exit_code)
 
 

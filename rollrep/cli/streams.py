@@ -9,13 +9,18 @@ Knows: POSIX file descriptors, Python's streams.  Does not know: any command.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rollrep.core.errors import UsageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a stream into a file says where the disk has no room; /dev/full says it always."""
 
 
 def mend_streams() -> None:
@@ -31,6 +36,24 @@ def mend_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def speaking() -> Iterator[None]:
+    """For the last words of a command: where they find no room, its exit code still says what it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    # Python writes once more what is left, and would end with 120 in place of the command's own code.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def refuse_bytes(values: Iterable[object]) -> None:
