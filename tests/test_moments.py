@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import subprocess
 import sys
+import time
 import zoneinfo
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -145,17 +148,65 @@ def test_day_starts_when_its_clock_first_shows_it_where_midnight_is_skipped() ->
     assert time_of("2026-09-06", zoneinfo.ZoneInfo("America/Santiago")) == "2026-09-06T04:00:00.000Z"
 
 
-def test_zone_is_the_machines_own_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets this machine's own zone."""
 
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
-    time.tzset()
-    try:
-        assert time_of("2026-11-22 12:00", zone=None) == "2026-11-22T06:30:00.000Z"
-        assert time_of("yesterday 12:00", zone=None) == "2026-11-22T06:30:00.000Z"  # 00:38 of the 23rd there
-    finally:
-        monkeypatch.undo()
+    def be_in(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
         time.tzset()
+
+    yield be_in
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_zone_is_the_machines_own_when_none_is_given(machine: Callable[[str], None]) -> None:
+    machine("Asia/Kolkata")
+    assert time_of("2026-11-22 12:00", zone=None) == "2026-11-22T06:30:00.000Z"
+    assert time_of("yesterday 12:00", zone=None) == "2026-11-22T06:30:00.000Z"  # 00:38 of the 23rd there
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "says"),
+    [
+        ("Europe/Berlin", "2026-03-29T02:30", "skipped when the clocks went forward"),
+        ("Pacific/Apia", "2011-12-30T12:00", "skipped when the clocks went forward"),
+        ("Australia/Lord_Howe", "2026-10-04T02:15", "skipped when the clocks went forward"),
+        ("Europe/Berlin", "2026-10-25T02:30", "write 2026-10-25T00:30:00Z or 2026-10-25T01:30:00Z"),
+        ("Europe/Berlin", "0001-01-01", "beyond the calendar"),
+        ("America/New_York", "9999-12-31T23:59:59", "beyond the calendar"),
+    ],
+)
+def test_wall_clock_is_refused_with_the_true_reason_when_the_zone_is_the_machines_own(
+    machine: Callable[[str], None], zone: str, text: str, says: str
+) -> None:
+    machine(zone)
+    for asked in (None, zoneinfo.ZoneInfo(zone)):
+        with pytest.raises(UsageError, match=says):
+            parsed(text, asked)
+
+
+def test_day_starts_when_its_clock_first_shows_it_in_the_machines_own_zone(machine: Callable[[str], None]) -> None:
+    machine("America/Santiago")
+    assert time_of("2026-09-06", zone=None) == "2026-09-06T04:00:00.000Z"
+
+
+def test_moment_is_refused_when_the_machines_own_zone_can_not_count_so_far(machine: Callable[[str], None]) -> None:
+    machine("Europe/Berlin")
+    with pytest.raises(UsageError, match="beyond the calendar"):
+        parsed("9999-12-31T23:59:59", None)
+
+
+@pytest.mark.parametrize("text", ["yesterday 10:00", "1 month ago"])
+def test_words_are_understood_when_tz_names_no_zone(text: str) -> None:
+    code = (
+        "import sys, datetime as dt\nfrom rollrep.core.moments import parse_moment\n"
+        "now = dt.datetime(2026, 11, 22, 10, tzinfo=dt.UTC)\n"
+        "assert parse_moment(sys.argv[1], now=now) == parse_moment(sys.argv[1], now=now, zone=dt.UTC)"
+    )
+    # In a process of its own: the zone's name is looked up once.
+    subprocess.run([sys.executable, "-c", code, text], check=True, env=os.environ | {"TZ": "Nonsense/Zone"})
 
 
 @given(st.datetimes(timezones=st.just(dt.UTC)))

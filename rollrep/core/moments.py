@@ -232,18 +232,22 @@ def _combined(text: str, day: str, clock: str | None, zone: dt.tzinfo | None) ->
 def _to_utc(text: str, wall: dt.datetime, zone: dt.tzinfo | None, *, strict: bool = True) -> dt.datetime:
     """The moment at which a clock in `zone` shows `wall`; refused when there are none or two.
 
-    In a gap the two folds come out in the wrong order (https://peps.python.org/pep-0495/).  Not strict:
-    the start of a day, which exists even where the clocks change at midnight.
+    Not strict: the start of a day, which exists even where the clocks change at midnight.
     """
-    first, second = (_attach(wall.replace(fold=fold), zone) for fold in (0, 1))
-    if strict and first > second:
+    try:
+        first, second = sorted(_attach(wall.replace(fold=fold), zone) for fold in (0, 1))
+        # Not by which fold is the later: in a gap, ZoneInfo and this machine's own zone differ about that.
+        exists = first.astimezone(zone).replace(tzinfo=None, fold=0) == wall.replace(fold=0)
+    except (ValueError, OverflowError):
+        raise UsageError(f'"{text}" is beyond the calendar', remedy=_REMEDY) from None
+    if not exists and strict:
         raise UsageError(f'"{text}" was skipped when the clocks went forward', remedy="add the zone, as Z or +01:00")
-    if strict and first < second:
+    if exists and strict and first < second:
         raise UsageError(
             f'"{text}" came twice, when the clocks went back',
             remedy=f"write {first:%Y-%m-%dT%H:%M:%SZ} or {second:%Y-%m-%dT%H:%M:%SZ}",
         )
-    return first
+    return first if exists else second
 
 
 def _attach(wall: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
@@ -256,9 +260,9 @@ def _dateparser(text: str, words: str, now: dt.datetime, zone: dt.tzinfo | None)
     import dateparser  # type: ignore[import-untyped]  # slow, and `--at latest` need not wait for it
 
     base = now.astimezone(zone).replace(tzinfo=None)
-    found: dt.datetime | None = dateparser.parse(
-        words, languages=["en"], settings={"RELATIVE_BASE": base, "PREFER_DATES_FROM": "past"}
-    )
+    # Wall clock times only: with a zone of its own to look up it fails where TZ names none.
+    settings = {"RELATIVE_BASE": base, "PREFER_DATES_FROM": "past", "TIMEZONE": "UTC"}
+    found: dt.datetime | None = dateparser.parse(words, languages=["en"], settings=settings)
     if found is None or found.tzinfo is not None:
         raise UsageError(f'"{text}" is not a moment', remedy=_REMEDY)
     return found
