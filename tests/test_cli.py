@@ -493,6 +493,19 @@ def test_pull_ends_with_the_signals_code_when_it_is_stopped(place: Place, number
     assert out == ""
 
 
+@pytest.mark.parametrize("name", ["catalog.db", "mirror.db"])
+def test_commands_say_a_sentence_when_the_store_can_not_be_written(place: Place, name: str) -> None:
+    place.pulled()
+    # Where SQLite can make no file beside it, as on a disk that can only be read.
+    (place.store / "shop" / f"{name}-wal").mkdir()
+    reading = ["points", "query", "timeline", "restore", "verify"] if name == "catalog.db" else []
+    more = {"query": ("SELECT 1",), "restore": ("-o", place.folder / "out.db")}
+    for command in ("check", "status", *reading):
+        done = place.run(command, "shop", *more.get(command, ()))
+        assert done.returncode == 2, done
+        assert "can't be opened" in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
 # ---------------------------------------------------------------- restoring
 
 

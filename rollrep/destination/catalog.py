@@ -29,7 +29,7 @@ from rollrep.destination.chains import usable
 from rollrep.destination.checksums import give_checksums, has_checksums, is_damage, is_whole, open_checked
 from rollrep.destination.reach import Reach, reach_of
 from rollrep.destination.seal import broken_seal, put_seal
-from rollrep.destination.store import nothing_pulled
+from rollrep.destination.store import not_permitted, nothing_pulled
 from rollrep.query import all_rows, closed_on_error, find_row, has_table, one_row, one_value
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Catalog:
             raise self._damaged(str(error)) from error
         except apsw.IOError as error:
             raise (self._damaged(CHANGED) if is_damage(error) else error) from error
+        except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+            raise (not_permitted(path.parent, str(error)) if path.exists() else error) from error
 
     def _open(self, create: bool) -> None:
         found = int(self._db.pragma("user_version"))

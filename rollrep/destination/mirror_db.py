@@ -22,6 +22,7 @@ from rollrep.core.errors import RollrepError, UsageError
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
 from rollrep.destination.inert import CACHE_KIB, integrity_problems
+from rollrep.destination.store import not_permitted
 from rollrep.query import closed_on_error, find_row, has_table, one_row
 
 STATE = f"{PREFIX}state"
@@ -136,6 +137,8 @@ def state_of(path: Path) -> State | None:
             f"{path} is damaged: {error}",
             remedy=f"archive and snapshots are untouched; make it again: rollrep mirror {path.parent.name}",
         ) from error
+    except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        raise not_permitted(path.parent, str(error)) from error
 
 
 def mirror_problems(path: Path) -> list[str]:

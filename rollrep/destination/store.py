@@ -57,8 +57,22 @@ class Store:
         self.rehearsal = self.folder / "rehearsal"
 
     def exists(self) -> bool:
-        """Whether a pull ever began to keep something: a full disk leaves a catalog without a byte."""
-        return self.catalog.is_file() and self.catalog.stat().st_size > 0
+        """Whether a pull ever began to keep something: a full disk leaves a catalog without a byte.
+
+        Raises UsageError where this user may not look.
+        """
+        with self.permitted():
+            return self.catalog.is_file() and self.catalog.stat().st_size > 0
+
+    @contextlib.contextmanager
+    def permitted(self) -> Iterator[None]:
+        """Raises UsageError where a file can't be opened for whose it is, or because its disk can only be read."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise not_permitted(self.folder, str(error.strerror)) from error
 
     def create(self) -> None:
         """Makes the folders.  Raises UsageError where they can't be made or written, OSError where there is no room."""
@@ -108,7 +122,8 @@ class Store:
         lock = filelock.FileLock(self.folder / "lock", timeout=0, mode=0o600)
         note = self.folder / "lock.holder"
         try:
-            lock.acquire()
+            with self.permitted():
+                lock.acquire()
         except filelock.Timeout as error:
             holder = ""
             with contextlib.suppress(OSError):
@@ -151,6 +166,13 @@ def _refuse_planted(folder: Path) -> None:
 def _private() -> None:
     """What this process writes from now on is its owner's alone; SQLite asks the umask too."""
     os.umask(0o077)
+
+
+def not_permitted(folder: Path, why: str) -> UsageError:
+    return UsageError(
+        f"the store {folder} can't be opened: {why}; to read it takes writing, too (locks, SQLite's WAL)",
+        remedy=f"work as the user whose it is, or on a copy of it where there can be written; see: ls -ld {folder}",
+    )
 
 
 def nothing_pulled(job: str) -> NotSetUp:
