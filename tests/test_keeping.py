@@ -14,15 +14,16 @@ from pathlib import Path
 
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pair import FollowedPair
-from sources import copy_source, pull_once, recompute
+from sources import copy_source, pull_once, recompute, session
 from test_cli import Place, refusal
 from test_replication import SEEDS, Life
 from test_retention import DAY, HOUR, NOW, Snapshot, snapshot
 
 from rollrep.core import clock
+from rollrep.core.clock import from_iso
 from rollrep.core.errors import VerifyFailed
 from rollrep.destination import catalog as catalogs
 from rollrep.destination.at_rest import verify_at_rest
@@ -32,6 +33,7 @@ from rollrep.destination.choosing import restorable
 from rollrep.destination.expire import expire, expiry_of, plan_expiry, run_expiry
 from rollrep.destination.keeping import annotate, make_snapshot, snapshot_of
 from rollrep.destination.notes import note_path
+from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.retention import Grid, plan_snapshots
 from rollrep.destination.snapshots import take_snapshot
@@ -108,12 +110,65 @@ def test_points_younger_than_operations_stay_when_anything_is_pruned_again_and_a
         now += dt.timedelta(seconds=data.draw(st.integers(0, 5 * 86400)))
 
 
+@settings(deadline=None, max_examples=20)
+@given(
+    st.integers(1, 100),
+    st.sampled_from(["source", "destination"]),
+    st.integers(-4000 * 24, 4000 * 24),
+    st.integers(1, 4),
+    st.integers(1, 9),
+)
+def test_points_younger_than_operations_stay_when_a_clock_was_wrong_for_some_pulls(
+    wrong_at: int, clock_of: str, hours: int, pulls: int, every: int
+) -> None:
+    """A pull each hour for nine days; `pulls` of them with a clock that is wrong by `hours`."""
+    # A line that begins with a clock that is behind, and goes on so, looks like a source that slept.
+    assume(wrong_at > 1 or hours >= 0 or pulls == 1)
+    keep = Grid(last=2, operations_s=2 * 86400)
+    snapshots: list[catalogs.Snapshot] = []
+    segments: list[Segment] = []
+    points: list[CatalogPoint] = []
+    for at in range(1, 9 * 24):
+        now = NOW + at * HOUR
+        wrong = now + (hours * HOUR if wrong_at <= at < wrong_at + pulls else 0 * HOUR)
+        told, here = (wrong, now) if clock_of == "source" else (now, wrong)
+        segments.append(Segment(1, at, at, "", f"archive/{at}", 10))
+        points.append(CatalogPoint(at, 1, "e", at, "pull", None, told))
+        if at % every == 0 or at == 1 or told != now:
+            snapshots.append(catalogs.Snapshot(1, at, told, f"snapshots/{at}", 10, 10))
+        found = plan_expiry(snapshots, segments, points, frozenset(), keep, min(here, told))
+        assert [each.id for each in found.lost if NOW + each.id * HOUR > now - 2 * DAY] == []
+        snapshots = [each.item for each in found.files if each.kept and isinstance(each.item, catalogs.Snapshot)]
+        segments = [each.item for each in found.files if each.kept and isinstance(each.item, Segment)]
+    late = hours if 0 < hours <= 9 * 24 else 0
+    assert len(segments) <= 4 * 24 + every + late + 1, "once a wrong time is behind, operations go as ever"
+
+
 def test_oldest_that_stays_is_so_by_its_time_when_a_younger_one_was_imported() -> None:
     old, young = NOW - 9 * DAY, NOW - DAY
     taken = [catalogs.Snapshot(line, 5, time, f"s{line}", 10, 10) for line, time in ((-1, young), (1, old))]
     points = [CatalogPoint(n, each.line, "e", each.id, "pull", None, each.time) for n, each in enumerate(taken)]
     found = plan_expiry(taken, [], points, frozenset(), NOTHING, NOW)
     assert found.oldest_kept == points[1]
+
+
+@pytest.mark.parametrize("by", ["-3000 days", "+3000 days"])
+def test_points_stay_when_the_clock_of_the_source_was_wrong_for_one_pull(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    keep = Grid(last=1, operations_s=7 * 86400)
+    points = []
+    for number in range(6):
+        pair.do("INSERT INTO t(v) VALUES (?)", (number,))
+        points.append(pair.point())
+        with monkeypatch.context() as patched:
+            if number == 3:
+                patched.setattr("rollrep.source.log.TIME", f"strftime('%Y-%m-%dT%H:%M:%fZ', {{0}}, '{by}')")
+            with session() as talk, pair.store.locked():
+                told = pull(pair.store, talk, Wishes(str(pair.path), keep=keep, snapshot_s=0), lambda *_: None).time
+        assert (abs(from_iso(told) - clock.now()) > 2000 * DAY) == (number == 3)
+        for each in points:
+            pair.same_at(*each)
 
 
 # ---------------------------------------------------------------- snapshots that were asked for

@@ -39,10 +39,8 @@ def reasons(verdicts: list[Verdict[Snapshot]]) -> dict[str, str]:
 
 
 ages = st.integers(min_value=-3600, max_value=400 * 86400)
-snapshots = st.lists(
-    st.builds(lambda age, key: Snapshot(NOW - dt.timedelta(seconds=age), key), ages, st.sampled_from("ab")),
-    unique=True,
-    max_size=60,
+snapshots = st.lists(ages, unique=True, max_size=60).map(
+    lambda all_ages: [snapshot(NOW - dt.timedelta(seconds=age)) for age in all_ages]
 )
 counts = st.integers(min_value=0, max_value=5)
 grids = st.builds(
@@ -160,3 +158,49 @@ def test_base_is_never_older_than_twice_the_operations_when_pruned_every_hour_fo
         )
         assert (now - base).total_seconds() <= 2 * grid.operations_s
     assert len(here) <= grid.last + grid.hourly + grid.daily + 4
+
+
+@pytest.mark.parametrize("wrong", [-3000 * DAY, -3 * DAY, -90 * HOUR / 60, 90 * HOUR / 60, 3 * DAY, 3000 * DAY])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_nothing_goes_that_would_have_stayed_when_the_clock_was_wrong_once(wrong: dt.timedelta, pinned: bool) -> None:
+    grid = Grid(last=2, hourly=5, daily=4, operations_s=2 * 86400)
+    right: list[Snapshot] = []
+    here: list[Snapshot] = []
+    for hours in range(16 * 24):
+        now = NOW + HOUR * hours
+        is_wrong = hours == 6 * 24 + 7
+        told = now + wrong if is_wrong else now
+        right = kept(plan_snapshots([*right, Snapshot(now, f"{hours:05d}")], grid, now))
+        taken = [*here, Snapshot(told, f"{hours:05d}")]
+        pins = {each.key for each in taken if each.time != NOW + HOUR * int(each.key)} if pinned else set()
+        here = kept(plan_snapshots(taken, grid, min(now, told), pinned=pins))
+        gone = {each.key for each in ruled(right, grid, now)} - {each.key for each in here}
+        assert gone <= {f"{6 * 24 + 7:05d}"}, f"{hours}"
+        assert len(here) <= 2 * len(right) + 4
+    assert len(here) <= len(right) + 1 + pinned, "the wrong time is far behind"
+
+
+def ruled(here: list[Snapshot], grid: Grid, now: dt.datetime) -> list[Snapshot]:
+    """What stays for more than to be a base."""
+    return [each.item for each in plan_snapshots(here, grid, now) if "ly " in each.reason or "last" in each.reason]
+
+
+@pytest.mark.parametrize("ahead", [HOUR * 30, DAY * 9])
+def test_base_moves_on_when_the_clock_is_ahead_for_good(ahead: dt.timedelta) -> None:
+    grid = Grid(last=2, operations_s=2 * 86400)
+    here: list[Snapshot] = []
+    for hours in range(30 * 24):
+        now = NOW + HOUR * hours
+        here = kept(plan_snapshots([*here, snapshot(now + ahead)], grid, now))
+        old = [each.time for each in here if now - each.time >= 2 * DAY]
+        assert hours < 13 * 24 or now - max(old) <= 4 * DAY
+    assert len(here) <= 12
+
+
+def test_newest_of_the_log_stays_when_another_says_it_is_of_the_future() -> None:
+    taken = [Snapshot(NOW - HOUR, "1"), Snapshot(NOW + 3000 * DAY, "2"), Snapshot(NOW, "3")]
+    verdicts = plan_snapshots(taken, Grid(last=1, operations_s=7200), NOW)
+    assert [(each.kept, each.reason) for each in verdicts][1:] == [
+        (False, "no rule keeps it"),
+        (True, "newest, one of the last 1"),
+    ]

@@ -101,7 +101,7 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
     disk is short.  The newest snapshot of each line, pinned ones, and what kept operations need always stay.
     """
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.expire import expiry_of, run_expiry
+    from rollrep.destination.expire import expiry_of, retention_now, run_expiry
     from rollrep.destination.trash import empty_trash, trash_bytes
     from rollrep.jobs.run import translated
 
@@ -111,9 +111,10 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
     freed = 0
     with translated(loaded, chosen, "make room, and prune again"), Catalog(store.catalog) as catalog:
         # By the source's clock, as when a pull does it: a puller that stood still loses nothing by it.
-        now = catalog.confirmed()
-        if now is None:
+        confirmed = catalog.confirmed()
+        if confirmed is None:
             raise NotSetUp(f"no pull of {job} has ended yet", remedy=f"rollrep pull {job}")
+        now = retention_now(confirmed)
         if dry_run:
             plan = expiry_of(store, catalog, chosen.keep, now)
         else:

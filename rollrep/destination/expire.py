@@ -3,6 +3,8 @@
     line by line:   snapshots ──► retention's verdicts ──► to the trash, with their reason in the events
                     segments  ──► those that only lead to before the oldest base that is kept
 
+"Now" is the earlier of what the source's clock and this machine's say: one that is ahead makes nothing old.
+
 The plan is made first, and says of every file why it stays or goes, and which points go with it.  The floor: the
 newest snapshot of every line, what is pinned, and the bases from which kept operations are replayed, also behind
 a hole, so every point younger than `keep.operations` stays restorable.  A whole snapshot stays as long as changes
@@ -18,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rollrep.core.clock import iso
 from rollrep.core.clock import now as clock_now
@@ -29,7 +31,7 @@ from rollrep.destination.chains import chain_of, usable
 from rollrep.destination.changes import merge_changes
 from rollrep.destination.notes import note_path, pinned_paths
 from rollrep.destination.reach import reach_of
-from rollrep.destination.retention import Grid, plan_snapshots
+from rollrep.destination.retention import Grid, latest_times, plan_snapshots
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.store import Store
 from rollrep.destination.trash import nobody_reads, throw_away
@@ -107,7 +109,8 @@ def plan_expiry(
         files += verdicts
         merges += merged
         kept = [each.item for each in verdicts if each.kept and isinstance(each.item, Snapshot)]
-        files += _segments([each for each in segments if each.line == line], kept, keep, now)
+        times = dict(zip((each.id for each in mine), latest_times([each.time for each in mine], now), strict=True))
+        files += _segments([each for each in segments if each.line == line], kept, times, keep, now)
         files += [FileVerdict(each, True, "damaged, and not used") for each in unusable if each.line == line]
     stay_files = {each.item.path for each in files if each.kept}
     after = reach_of(
@@ -142,11 +145,13 @@ def _with_bases(ruled: Sequence[FileVerdict]) -> tuple[list[FileVerdict], list[t
     ], merges  # fmt: skip
 
 
-def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now: dt.datetime) -> list[FileVerdict]:
+def _segments(
+    mine: Sequence[Segment], kept: Sequence[Snapshot], times: Mapping[int, dt.datetime], keep: Grid, now: dt.datetime
+) -> list[FileVerdict]:  # fmt: skip
     if keep.keeps_all:
         return [FileVerdict(each, True, "no rule is configured") for each in mine]
     horizon = now - dt.timedelta(seconds=keep.operations_s)
-    bases = [snapshot for snapshot in kept if snapshot.time <= horizon]
+    bases = [snapshot for snapshot in kept if times[snapshot.id] <= horizon]
     if not bases:
         return [FileVerdict(each, True, "no snapshot is older than the kept operations") for each in mine]
     base = max(bases, key=lambda snapshot: snapshot.id)
@@ -156,6 +161,11 @@ def _segments(mine: Sequence[Segment], kept: Sequence[Snapshot], keep: Grid, now
         else FileVerdict(each, False, "older than the operations that are kept")
         for each in mine
     ]
+
+
+def retention_now(source: dt.datetime) -> dt.datetime:
+    """The moment that `keep` counts back from, where the source's clock says `source`."""
+    return min(source, clock_now())
 
 
 def expiry_of(store: Store, catalog: Catalog, keep: Grid, now: dt.datetime) -> Expiry:

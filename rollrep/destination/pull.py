@@ -29,7 +29,7 @@ from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
 from rollrep.destination.changes import take_next
 from rollrep.destination.compaction import compact
 from rollrep.destination.container import disk_room
-from rollrep.destination.expire import expire
+from rollrep.destination.expire import expire, retention_now
 from rollrep.destination.gathered import Gathered
 from rollrep.destination.ladder import Ladder
 from rollrep.destination.mirror_db import (
@@ -345,7 +345,7 @@ class _Pull:
         self._catalog.confirm(state.time)
         if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):
             self._out.snapshot = take_next(self._store, self._catalog, self._head_point)
-        expire(self._store, self._catalog, self._wishes.keep, from_iso(state.time))
+        expire(self._store, self._catalog, self._wishes.keep, retention_now(from_iso(state.time)))
         compact(self._store, self._catalog)
         if self._out.answer == "mirror":
             self._catalog.note(
