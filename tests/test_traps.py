@@ -21,6 +21,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import restorable
 from rollrep.destination.pull import Wishes, pull
 from rollrep.source import reader
+from rollrep.source.inspect import inspect
 from rollrep.source.log import write_point
 
 
@@ -464,3 +465,143 @@ def test_rows_are_told_apart_when_the_key_has_another_collation_than_its_column(
         pair.same()
         pair.do(work)
         pair.same()
+
+
+HALL = "CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, n, x, y); CREATE UNIQUE INDEX other ON t(x, y);"
+MIDWAY = {
+    "inserts, before insert": (
+        "CREATE TRIGGER b BEFORE INSERT ON t WHEN new.n = 7 BEGIN INSERT INTO t VALUES (new.id + 100, new.u, 1, 0, 0); END",
+        "INSERT OR REPLACE INTO t VALUES (3, 'z', 7, 3, 3)",
+    ),
+    "inserts into a view": (
+        "CREATE VIEW v AS SELECT id, u FROM t;"
+        "CREATE TRIGGER i INSTEAD OF INSERT ON v BEGIN INSERT INTO t VALUES (new.id, new.u, 1, 0, 0); END;"
+        "CREATE TRIGGER b INSERT ON t WHEN new.n = 7 BEGIN INSERT INTO v VALUES (new.id + 100, new.u); END",
+        "INSERT OR REPLACE INTO t VALUES (3, 'z', 7, 3, 3)",
+    ),
+    "updates, before insert": (
+        "CREATE TRIGGER b BEFORE INSERT ON t WHEN new.n = 7 BEGIN UPDATE t SET x = new.x, y = new.y WHERE id = 1; END",
+        "INSERT OR REPLACE INTO t VALUES (3, 'z', 7, 3, 3)",
+    ),
+    "updates, before an upsert": (
+        "CREATE TRIGGER b BEFORE INSERT ON t WHEN new.n = 7 BEGIN UPDATE t SET u = new.u WHERE id = 1; END",
+        "INSERT INTO t VALUES (3, 'z', 7, 3, 3) ON CONFLICT(u) DO UPDATE SET id = 3, x = excluded.x",
+    ),
+    "updates, before update": (
+        "CREATE TRIGGER b BEFORE UPDATE ON t WHEN new.n = 7 BEGIN UPDATE t SET u = new.u WHERE id = 1; END",
+        "UPDATE OR REPLACE t SET u = 'z', n = 7, id = 3 WHERE id = 2",
+    ),
+    "replaces, before update of another": (
+        "CREATE TRIGGER b BEFORE UPDATE OF n ON t WHEN new.n = 7 BEGIN"
+        " INSERT OR REPLACE INTO t VALUES (9, new.u, 0, 5, 5); END",
+        "UPDATE OR REPLACE t SET u = 'z', n = 7, id = 3 WHERE id = 2",
+    ),
+    "a child's trigger": (
+        "CREATE TABLE child(p REFERENCES t(u) ON DELETE CASCADE); INSERT INTO child VALUES ('x');"
+        "CREATE TRIGGER c AFTER DELETE ON child BEGIN INSERT INTO t VALUES (1, 'z', 0, 5, 5); END",
+        "INSERT OR REPLACE INTO t VALUES (3, 'z', 7, 1, 1)",
+    ),
+    "a foreign key": (
+        "ALTER TABLE t ADD COLUMN p REFERENCES t ON DELETE SET NULL; CREATE UNIQUE INDEX top ON t(y) WHERE p IS NULL;"
+        "INSERT INTO t VALUES (9, 'n', 0, 9, 7, 1)",
+        "INSERT OR REPLACE INTO t VALUES (1, 'z', 7, 3, 7, NULL)",
+    ),
+}
+
+
+@pytest.mark.parametrize("recursive", ["OFF", "ON"])
+@pytest.mark.parametrize("each", [False, True], ids=["pulled at the end", "pulled each time"])
+@pytest.mark.parametrize("midway", MIDWAY)
+def test_replaced_row_is_gone_when_a_trigger_put_it_there_midway(
+    midway: str, each: bool, recursive: str, pair: FollowedPair
+) -> None:
+    """Our BEFORE trigger runs first, and sees none of what the application's then puts in the new row's way."""
+    triggers, replacing = MIDWAY[midway]
+    pair.start(f"{HALL} INSERT INTO t VALUES (1, 'x', 0, 1, 1), (2, 'y', 0, 2, 2); {triggers}")
+    pair.do(f"PRAGMA recursive_triggers = {recursive}; PRAGMA foreign_keys = ON")
+    for statement in (
+        replacing,
+        "UPDATE t SET u = 'q', x = 9 WHERE u = 'z'",
+        "INSERT INTO t(id, u, x, y) VALUES (60, 'z', 3, 30)",
+    ):
+        pair.do(statement)
+        if each:
+            pair.same()
+    kept = pair.point_pulled()
+    pair.same_at(*kept)
+
+
+@pytest.mark.parametrize(
+    ("schema", "announced"),
+    [
+        (HALL + "CREATE TRIGGER b BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE) FROM t WHERE u = new.u; END", True),
+        (HALL + "CREATE TRIGGER b AFTER INSERT ON t BEGIN UPDATE t SET n = 1; END", True),
+        (HALL + "CREATE TRIGGER b BEFORE DELETE ON t BEGIN UPDATE t SET n = 1; END", True),
+        (HALL + "CREATE TABLE o(u); CREATE TRIGGER b BEFORE INSERT ON t BEGIN DELETE FROM t; INSERT INTO o VALUES (1); END", True),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, p REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE)", True),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, p REFERENCES t ON DELETE SET NULL)", False),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON t(v) WHERE id > 0", True),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON t(lower(v), id)", True),
+        ("CREATE TABLE t(id INT PRIMARY KEY, v); CREATE UNIQUE INDEX i ON t(v, id > 0)", True),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON t(v, \"ID\" > 0)", False),
+    ],
+)  # fmt: skip
+def test_table_is_replayed_in_order_only_when_a_removal_may_go_unannounced(
+    schema: str, announced: bool, pair: FollowedPair
+) -> None:
+    pair.do(schema)
+    plans, refused = inspect(pair.db, ["t"], [])
+    assert ([plan.shape.touches_logged for plan in plans], refused) == ([announced], [])
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["pulled at the end", "pulled each time"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON t(v, id > 0)",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); CREATE UNIQUE INDEX i ON t(iif(id > 0, v, NULL))",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, g AS (id > 0)); CREATE UNIQUE INDEX i ON t(v, g)",
+        'CREATE TABLE t(id INTEGER PRIMARY KEY, v, g AS (v || h), "h" AS ([Id] > 0)); CREATE UNIQUE INDEX i ON t(lower(g))',
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, g AS (id > 0) STORED, UNIQUE(v, g))",
+    ],
+)
+def test_replaced_row_is_gone_when_an_index_uses_the_key_that_sqlite_chooses(
+    schema: str, each: bool, pair: FollowedPair
+) -> None:
+    """NEW's key is -1 before the row is put."""
+    pair.start(schema)
+    for statement in (
+        "INSERT INTO t(v) VALUES ('a')",
+        "INSERT OR REPLACE INTO t(v) VALUES ('a')",
+        "UPDATE t SET v = 'b'",
+        "INSERT INTO t(v) VALUES ('a')",
+        "UPDATE OR REPLACE t SET v = 'b' WHERE v = 'a'",
+        "UPDATE t SET v = 'c'",
+    ):
+        pair.do(statement)
+        if each:
+            pair.same()
+    pair.same()
+    assert pair.db.execute("SELECT count(*) FROM t").get == 1
+
+
+def test_replaced_row_is_gone_when_a_generated_column_is_made_of_the_default(pair: FollowedPair) -> None:
+    pair.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v NOT NULL DEFAULT 'a', g AS (v || 'x')); CREATE UNIQUE INDEX i ON t(g)"
+    )
+    pair.do("INSERT INTO t(id) VALUES (1)")
+    pair.do("INSERT OR REPLACE INTO t VALUES (2, NULL); UPDATE t SET v = 'b'")
+    pair.same()
+    assert pair.db.execute("SELECT * FROM t").fetchall() == [(2, "b", "bx")]
+
+
+def test_row_removed_by_replace_is_gone_when_a_foreign_key_changes_the_updated_row_at_once(pair: FollowedPair) -> None:
+    """It collided by p = 'a', and 'b' is what our AFTER trigger reads."""
+    pair.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, p UNIQUE REFERENCES t(u) ON UPDATE CASCADE);"
+        "INSERT INTO t VALUES (1, 'a', NULL), (2, 'c', 'a')"
+    )
+    pair.do("PRAGMA foreign_keys = ON")
+    pair.do("UPDATE OR REPLACE t SET u = 'b', p = 'a' WHERE id = 1")
+    assert pair.db.execute("SELECT * FROM t").fetchall() == [(1, "b", "b")]
+    pair.same()

@@ -91,7 +91,7 @@ class Shape(msgspec.Struct, frozen=True):
     """columns that some UNIQUE index other than the key names; ("*",) when that can't be told"""
     autoincrement: bool
     touches_logged: bool
-    """false where a UNIQUE index could not be probed: such a table is replayed row by row"""
+    """false where a REPLACE may remove rows that nothing announces: such a table is replayed row by row"""
 
     @property
     def key(self) -> tuple[str, ...]:

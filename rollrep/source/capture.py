@@ -15,9 +15,10 @@ alone (NOCASE), nor very wide ones, nor those whose removals can't be announced:
 REPLACE removes rows without firing their DELETE triggers
 (https://www.sqlite.org/lang_conflict.html), so keys that collide on another UNIQUE index are logged
 before the statement as touched.  Under OR IGNORE or an upsert that is harmless.  The PUT that follows tells
-what became of them, but for one case: UPDATE OR REPLACE removes a row whose ON DELETE CASCADE removes the
-very row being updated, and no PUT follows.  So an UPDATE of a table with such actions notes its touched keys
-as pending, and the DELETE of the updated row logs those that are gone.
+what became of them, but for two cases: UPDATE OR REPLACE removes a row whose ON DELETE CASCADE removes the
+very row being updated, and no PUT follows; or whose ON UPDATE CASCADE changes it before it is read again.  So an
+UPDATE of a table with such actions notes its touched keys as pending, and the DELETE or UPDATE of the updated row
+logs those that are gone.
 
 Pure: plans in, SQL text out.  Knows: the log's columns, core.
 """
@@ -29,8 +30,9 @@ from collections.abc import Callable, Iterable, Sequence
 from rollrep.core import sql
 from rollrep.core.nouns import MASK_BITS, PREFIX, Op
 from rollrep.source.dropping import despite_drop, joined_despite_drop
-from rollrep.source.inspect import TablePlan, Unique
+from rollrep.source.inspect import TablePlan
 from rollrep.source.tables import KEY_SIZE, LOG, META, PENDING
+from rollrep.source.uniques import Unique
 
 ROW_SIZE = 24
 FIXED_SIZE = 6
@@ -38,7 +40,7 @@ FIXED_SIZE = 6
 
 EVENTS = (
     "touch_insert", "touch_update", "insert", "update", "move", "unmove", "delete", "undelete", "settle",
-    "replaced_insert", "replaced_update",
+    "settle_update", "replaced_insert", "replaced_update",
 )  # fmt: skip
 ROWID_NAMES = ("rowid", "oid", "_rowid_")
 
@@ -94,12 +96,10 @@ def _reread_triggers(plan: TablePlan, shape_id: int) -> Bodies:
         "undelete": (f"AFTER DELETE ON {{}} WHEN {back}", old_row),
     }
     if plan.uniques:
-        made["update"][1].append(_forget_pending(plan, shape_id))
         waiting = f"EXISTS (SELECT 1 FROM {PENDING} WHERE {_of_old_row(plan, shape_id)})"
-        made["settle"] = (
-            f"AFTER DELETE ON {{}} WHEN {waiting}",
-            [_settle_pending(plan, shape_id), _forget_pending(plan, shape_id)],
-        )
+        settled = [_settle_pending(plan, shape_id), _forget_pending(plan, shape_id)]
+        made["settle"] = (f"AFTER DELETE ON {{}} WHEN {waiting}", settled)
+        made["settle_update"] = (f"AFTER UPDATE ON {{}} WHEN {waiting}", settled)
     return made
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
 from collections.abc import Mapping, Sequence
 
 import apsw
+import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
@@ -18,24 +18,12 @@ from rollrep.query import all_rows, one_value
 from rollrep.source.declared import is_loose, is_often_long
 from rollrep.source.key_collations import key_collates, key_collations
 from rollrep.source.makeable import Texts, texts_by_table, what_is_missing
+from rollrep.source.midway import Midway, acting_references
+from rollrep.source.uniques import Unique, Unknown, uniques_of
 from rollrep.source.virtual import owned_tables
 
 MAX_COLUMNS = 1_900
 """an image of a 2,000-column table does not fit into a log row beside the log's own columns"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Unique:
-    """A UNIQUE index other than the key, as SQL terms to probe it with."""
-
-    terms: tuple[tuple[str, str], ...]
-    """(SQL expression over the table's columns, collation)"""
-    where: str
-    """the partial index's condition; empty for a full index"""
-    columns: tuple[str, ...] | None
-    """the plain columns it names; None where expressions or a condition may name others"""
-    lasting: bool
-    """a constraint of the table: SQLite drops none of its columns; what CREATE INDEX made can be dropped before them"""
 
 
 _DEFAULTS = 'SELECT name, dflt_value FROM pragma_table_xinfo(?) WHERE "notnull" AND dflt_value IS NOT NULL'
@@ -78,7 +66,7 @@ def inspect(
     """
     plans: list[TablePlan] = []
     refused = virtual_tables(db, include, exclude)[1]
-    restless, texts = _restless_tables(db), texts_by_table(db)
+    restless, midway, texts = _restless_tables(db), Midway(db), texts_by_table(db)
     for name, without_rowid in ordinary_tables(db):
         if not selected(name, include, exclude):
             continue
@@ -87,7 +75,8 @@ def inspect(
         try:
             if name in missing:
                 raise ValueError(missing.pop(name))
-            plans.append(_plan(db, name, without_rowid, sql.fold(name) in restless, frozenset(missing), made_by))
+            plan = _plan(db, name, without_rowid, sql.fold(name) in restless, frozenset(missing), made_by)
+            plans.append(_unannounced(plan) if plan.uniques and midway.is_put_to(name) else plan)
             refused += [
                 Refused(name, f"{reason}; without it, {name} is carried", index) for index, reason in missing.items()
             ]
@@ -156,10 +145,19 @@ def _plan(
     key_index = next((name for name, _, origin, _ in indexes if origin == "pk"), None)
     key, hidden_key, collations = _key(db, info, primary, key_index, without_rowid)
     columns = (*key, *(name for name in stored if hidden_key or name not in key))
-    uniques, all_probed = _uniques(db, set(stored), indexes, key_index if without_rowid else None, dict(made_by))
+    defaults = {name: _default(text) for name, text in all_rows(db, _DEFAULTS, (table,))}
+    alias = set() if hidden_key or without_rowid else set(key)
+    generated = [name for name, *_, hidden in info if hidden > 1]
+    texts = dict(made_by)
+    unknown = Unknown(alias, defaults.keys(), generated, texts.get(table, ""))
+    uniques, all_probed = uniques_of(db, set(stored), indexes, key_index if without_rowid else None, texts, unknown)
     unseen = next((index for index, unique, *_ in indexes if unique and index in left_out), None)
     if unseen and (reread or not all_probed):
-        why = "the table has triggers or foreign keys that act" if reread else "its text can't be read"
+        why = (
+            "the table has triggers or foreign keys that act"
+            if reread
+            else "not all that a REPLACE removes can be told"
+        )
         raise ValueError(f"rows must be unique in its index {unseen}, which only the application can make, and {why}")
     unique_columns: set[str] = set()
     for unique in uniques:
@@ -176,7 +174,6 @@ def _plan(
         autoincrement=_is_autoincrement(db, table, key, hidden_key, without_rowid),
         touches_logged=all_probed,
     )
-    alias = set() if hidden_key or without_rowid else set(key)
     declared = {name: text for name, text, _, hidden in info if hidden == 0}
     sized = [name for name, text in declared.items() if is_often_long(text) and name not in alias]
     strict = one_value(db, "SELECT strict FROM pragma_table_list(?) WHERE schema = 'main'", (table,))
@@ -193,8 +190,14 @@ def _plan(
         pin_rowids=hidden_key and not any(not name.startswith(PREFIX) for name, *_ in indexes),
         columns=tuple(name for name, *_ in info),
         droppable=frozenset(name for name, *_ in info) - set(primary) - _constrained(db, indexes),
-        defaults={name: _default(text) for name, text in all_rows(db, _DEFAULTS, (table,))},
+        defaults=defaults,
     )
+
+
+def _unannounced(plan: TablePlan) -> TablePlan:
+    """The plan where a REPLACE may remove rows that were not there when our BEFORE trigger looked for them."""
+    shape = msgspec.structs.replace(plan.shape, unique_columns=("*",), touches_logged=False)
+    return dataclasses.replace(plan, shape=shape)
 
 
 def can_be_dropped(db: apsw.Connection, table: str, column: str) -> bool:
@@ -263,84 +266,11 @@ def _key(
     raise ValueError("its columns hide all three names of the rowid, and it has no INTEGER PRIMARY KEY")
 
 
-def _uniques(
-    db: apsw.Connection,
-    stored: set[str],
-    indexes: Sequence[tuple[str, int, str, int]],
-    key_index: str | None,
-    texts: Mapping[str, str],
-) -> tuple[list[Unique], bool]:
-    """The UNIQUE indexes other than the key, and whether every one of them can be probed."""
-    found: list[Unique] = []
-    all_probed = True
-    for index, unique, origin, partial in indexes:
-        if not unique or index == key_index:
-            continue
-        lasting = origin != "c"
-        parts = all_rows(db, "SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key", (index,))
-        plain = all(cid >= 0 for cid, _, _ in parts)
-        columns = tuple(name for _, name, _ in parts)
-        # An UPDATE never names a generated column, so one in the index means any column may matter.
-        if plain and not partial and stored.issuperset(columns):
-            found.append(Unique(tuple((sql.name(n), coll) for _, n, coll in parts), "", columns, lasting))
-            continue
-        parsed = parse_index(texts[index]) if index in texts else None
-        if parsed is None or len(parsed[0]) != len(parts):
-            all_probed = False
-            continue
-        terms = tuple(
-            (sql.name(name) if cid >= 0 else expression, coll or "BINARY")
-            for (cid, name, coll), expression in zip(parts, parsed[0], strict=True)
-        )
-        found.append(Unique(terms, parsed[1], None, lasting))
-    return found, all_probed
-
-
 def _constrained(db: apsw.Connection, indexes: Sequence[tuple[str, int, str, int]]) -> set[str]:
     """The columns of UNIQUE constraints, which only go with the table."""
     constraints = [index for index, _, origin, _ in indexes if origin == "u"]
     parts = [all_rows(db, "SELECT name FROM pragma_index_info(?)", (index,)) for index in constraints]
     return {name for names in parts for (name,) in names}
-
-
-def parse_index(statement: str) -> tuple[list[str], str] | None:
-    """(the indexed terms without COLLATE/ASC/DESC, the WHERE condition or "") of a CREATE INDEX, or None.
-
-    >>> parse_index("CREATE UNIQUE INDEX u ON t(lower(email), b DESC) WHERE gone = 0")
-    (['lower(email)', 'b'], 'gone = 0')
-    >>> parse_index("CREATE UNIQUE INDEX u ON t(a || ',' || b)")
-    (["a || ',' || b"], '')
-    >>> parse_index("CREATE UNIQUE INDEX u ON t(a + 1 -- one\\n, b) WHERE b > 0 /* open")
-    (['a + 1', 'b'], 'b > 0')
-    """
-    bare = sql.without_comments(statement)
-    tokens = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(bare)]
-    on = next((i for i, (token, *_) in enumerate(tokens) if token.upper() == "ON"), None)
-    if on is None or on + 2 >= len(tokens) or tokens[on + 2][0] != "(":
-        return None
-    terms, depth, start = [], 0, tokens[on + 2][2]
-    for position in range(on + 2, len(tokens)):
-        token, begin, end = tokens[position]
-        depth += (token == "(") - (token == ")")
-        if depth == 0 or (depth == 1 and token == ","):
-            terms.append(_ORDER.sub("", bare[start:begin].strip()).strip())
-            start = end
-        if depth == 0:
-            rest = tokens[position + 1 :]
-            if not rest:
-                return terms, ""
-            return (terms, bare[rest[0][2] :].strip()) if rest[0][0].upper() == "WHERE" else None
-    return None
-
-
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | [\w$]+ | [^\s\w]""",
-    re.VERBOSE | re.DOTALL,
-)
-_ORDER = re.compile(
-    r"""(\s+COLLATE\s+("(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|\S+))?(\s+(ASC|DESC))?\s*$""",
-    re.IGNORECASE,
-)
 
 
 def _default(text: str) -> str:
@@ -378,11 +308,6 @@ def _restless_tables(db: apsw.Connection) -> set[str]:
         (len(PREFIX), PREFIX),
     )
     found = {sql.fold(table) for (table,) in triggers}
-    acting = all_rows(
-        db,
-        "SELECT s.name, f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type='table'"
-        " AND (f.on_update NOT IN ('NO ACTION', 'RESTRICT') OR f.on_delete NOT IN ('NO ACTION', 'RESTRICT'))",
-    )
-    for child, parent in acting:
+    for child, parent, _, _ in acting_references(db):
         found.update((sql.fold(child), sql.fold(parent)))
     return found
