@@ -153,12 +153,7 @@ def _plan(
     uniques, all_probed = uniques_of(db, set(stored), indexes, key_index if without_rowid else None, texts, unknown)
     unseen = next((index for index, unique, *_ in indexes if unique and index in left_out), None)
     if unseen and (reread or not all_probed):
-        why = (
-            "the table has triggers or foreign keys that act"
-            if reread
-            else "not all that a REPLACE removes can be told"
-        )
-        raise ValueError(f"rows must be unique in its index {unseen}, which only the application can make, and {why}")
+        raise ValueError(_why_not_without(unseen, reread))
     unique_columns: set[str] = set()
     for unique in uniques:
         unique_columns.update(unique.columns or ("*",))
@@ -192,6 +187,11 @@ def _plan(
         droppable=frozenset(name for name, *_ in info) - set(primary) - _constrained(db, indexes),
         defaults=defaults,
     )
+
+
+def _why_not_without(index: str, reread: bool) -> str:
+    why = "the table has triggers or foreign keys that act" if reread else "not all that a REPLACE removes can be told"
+    return f"rows must be unique in its index {index}, which only the application can make, and {why}"
 
 
 def _unannounced(plan: TablePlan) -> TablePlan:
