@@ -570,6 +570,44 @@ def test_restore_leaves_a_folder_when_it_is_forced_upon_one(place: Place) -> Non
     assert place.files() == before
 
 
+WRITING = (
+    ("restore", "shop", "--force", "-o"), ("undo", "shop", "point:1", "latest", "--force", "-o"),
+    ("diff", "shop", "point:1", "latest", "--force", "--changeset"), ("export", "shop", "--force"),
+    ("timeline", "shop", "--html"), ("init", "more", "local:/a.db", "-c"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", WRITING, ids=lambda command: command[0])
+def test_output_is_refused_when_it_is_forced_upon_what_is_no_regular_file(
+    pulled: Place, tmp_path: Path, command: Any
+) -> None:
+    """A device can't be made everywhere; a pipe can, and is replaced by a rename as well."""
+    pipe, to_pipe, dangling = (tmp_path / name for name in ("pipe", "to-pipe", "dangling"))
+    os.mkfifo(pipe)
+    to_pipe.symlink_to(pipe)
+    dangling.symlink_to("gone")
+    for path, why in ((pipe, "is a pipe"), (to_pipe, "is a pipe"), (dangling, "is a link to gone, which is not there")):
+        done = pulled.run(*command, path)
+        assert (done.returncode, done.stderr.count("  next: give another ")) == (2, 1), done.stderr
+        assert why in done.stderr
+    assert pipe.is_fifo() and to_pipe.is_symlink() and dangling.is_symlink()
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("command", WRITING[:-1], ids=lambda command: command[0])
+def test_link_stays_and_its_file_is_written_when_the_output_is_a_link(
+    pulled: Place, tmp_path: Path, command: Any
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    file, link = elsewhere / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    assert pulled.run(*command, link).returncode == 0
+    assert link.is_symlink() and link.resolve() == file
+    assert file.read_bytes() != b"old"
+    assert list(elsewhere.iterdir()) == [file]
+
+
 @pytest.mark.parametrize(
     ("at", "holding"),
     [("point:999", "point 999"), ("label:never", "never"), ("id:99999999", "99999999"), ("id:0", "id 0"),

@@ -37,7 +37,9 @@ SIGNS = {"removed": "-", "added": "+", "changed": "~", "moved": "~"}
 @click.option(
     "--changeset", type=click.Path(path_type=Path, readable=False), help="Write this file: a changeset of SQLite's."
 )
-@click.option("--force", is_flag=True, help="Replace the changeset's file if it exists.")
+@click.option(
+    "--force", is_flag=True, help="Replace the changeset's file if it exists; a link stays, and its file is replaced."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Write no changeset; say what differs.")
 @config_option
 @json_option
@@ -65,19 +67,20 @@ def diff_command(
     Ends with 3 when something could not be compared, or put into the changeset; it is named.
     """
     from rollrep.destination.changeset import write_changeset
-    from rollrep.destination.restore import check_output
+    from rollrep.destination.outputs import output_file
 
     store = store_for(ctx, config, job)
+    target = None
     if changeset and not dry_run:
-        check_output(changeset.absolute(), force=force)
+        target = output_file(changeset.absolute(), force=force, give="another --changeset")
     if SOURCE in (before, after):
         pull_first(ctx, config, job)
         before, after = ("latest" if text == SOURCE else text for text in (before, after))
     with naming(job), compared(store, job, before, after, tables) as (db, found, first, a, b):
         told: dict[str, Any] = {"job": job, "a": a, "b": b, "not_compared": found.not_compared}
         missing = {name: f"{name} was not compared: {why}" for name, why in found.not_compared.items()}
-        if changeset and not dry_run:
-            left_out = write_changeset(db, found, first, changeset.absolute())
+        if changeset and target:
+            left_out = write_changeset(db, found, first, target)
             missing |= {name: f"{name} is not in the changeset: {why}" for name, why in left_out.items()}
             size = changeset.stat().st_size
             told |= {"changeset": str(changeset), "bytes": size, "left_out": left_out}

@@ -56,7 +56,7 @@ def points_command(ctx: click.Context, job: str, config: Path | None, as_json: b
 )
 @click.option("-t", "--table", "tables", multiple=True, help="Only this table, with its indexes; repeatable.")
 @click.option("--verify", is_flag=True, help="Also look every row up in every index (integrity_check).")
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists; a link stays, and its file is replaced.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be restored.")
 @config_option
 @json_option
@@ -85,7 +85,8 @@ def restore_command(
     import dataclasses
 
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import check_output, plan, plan_newest, restore
+    from rollrep.destination.outputs import output_file
+    from rollrep.destination.restore import plan, plan_newest, restore
     from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.jobs.telling import tell_restored
 
@@ -93,7 +94,7 @@ def restore_command(
     began = clock.monotonic_s()
     parse_moment(at, now=clock.now())
     if not dry_run:
-        check_output(output.absolute(), force=force)
+        output_file(output.absolute(), force=force)
     with naming(job), Catalog(store.catalog) as catalog:
         point, moment = chosen_point(catalog, job, at)
         found = plan_newest(store, catalog, point) if isinstance(moment, Latest) else plan(catalog, point)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Path | None, as_json: bool) -> None:
     """Show what of the past of JOB can be restored: a bar per line of history, its holes, labels and snapshots.
 
-    --html FILE writes the same as one static page, which needs no server and no network; the file is replaced.
+    --html FILE writes the same as one static page, which needs no server and no network; the file is
+    replaced; of a link, the file that it leads to.
     """
     from rollrep.cli.bar import ASCII, UNICODE, bar_lines
     from rollrep.destination.catalog import Catalog
@@ -53,9 +54,9 @@ def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Pa
 
 def _write_page(timeline: Timeline, target: Path) -> None:
     from rollrep.cli.page import page
+    from rollrep.destination.outputs import output_file
 
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder", remedy=f"give a file: rollrep timeline {timeline.job} --html FILE")
+    target = output_file(target, force=True, give="another --html")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         temporary.write_text(page(timeline, clock.now()), encoding="utf-8", errors="replace")

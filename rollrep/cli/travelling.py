@@ -18,7 +18,7 @@ from rollrep.core.units import show_bytes
 @click.argument("job")
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @at_option
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists; a link stays, and its file is replaced.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; say what would be read.")
 @config_option
 @json_option
@@ -32,8 +32,9 @@ def export_command(
     Any zstd program unpacks it to a plain SQLite database, too.
     """
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import check_output, plan
-    from rollrep.destination.travelling import export_point
+    from rollrep.destination.outputs import output_file
+    from rollrep.destination.restore import plan
+    from rollrep.destination.travelling import OTHER_FILE, export_point
     from rollrep.jobs.run import translated
 
     store = store_for(ctx, config, job)
@@ -41,7 +42,7 @@ def export_command(
     output = file.absolute()
     parse_moment(at, now=clock.now())
     if not dry_run:
-        check_output(output, force=force)
+        output = output_file(output, force=force, give=OTHER_FILE)
     progress = say if somebody_watches() and not as_json else lambda _text: None
     room = "make room, and export again"
     with naming(job), translated(loaded, loaded.jobs[job], room), Catalog(store.catalog) as catalog:

@@ -24,7 +24,7 @@ from rollrep.core.units import show_count
 @click.option("-t", "--table", "tables", multiple=True, help="Only this table; repeatable.")
 @click.option("--key", "keys", multiple=True, help="Only the row with this key, or COLUMN=VALUE; with one --table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, readable=False), help="Write the script to this file.")
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists; a link stays, and its file is replaced.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write no script; say what it would take back.")
 @config_option
 @json_option
@@ -51,14 +51,13 @@ def undo_command(
 
     Ends with 3 when a table can't be taken back, because it is another at A than at B; it is named.
     """
-    from rollrep.destination.restore import check_output
+    from rollrep.destination.outputs import output_file
     from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
 
     if keys and len(tables) != 1:
         raise UsageError("--key is of one table", remedy="name it: --table TABLE")
     store = store_for(ctx, config, job)
-    if output and not dry_run:
-        check_output(output.absolute(), force=force)
+    target = output_file(output.absolute(), force=force) if output and not dry_run else None
     with naming(job), compared(store, job, before, after, tables) as (db, found, _, a, b):
 
         def wanted(table: Any, change: Any) -> bool:
@@ -77,8 +76,8 @@ def undo_command(
                 {"dry_run": True, **told},
                 f"would take {show_count(undo.rows, 'row')} back, of {names}",
             )
-        elif output:
-            write_lines(output.absolute(), lines)
+        elif output and target:
+            write_lines(target, lines)
             said = f"{output}: takes {show_count(undo.rows, 'row')} back; read it, then: sqlite3 app.db < {output.name}"
             emit(as_json, "undo", {**told, "output": str(output)}, said)
         elif as_json:

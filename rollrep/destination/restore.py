@@ -37,6 +37,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state, remove_database
+from rollrep.destination.outputs import output_file
 from rollrep.destination.partial import copy_tables
 from rollrep.destination.schema import indexes_left_out
 from rollrep.destination.shadow_archive import Earlier
@@ -132,10 +133,10 @@ def restore(
 ) -> Restored:  # fmt: skip
     """Writes the database as it was to `output`, without any object of ours; whole or not at all.
 
-    How far it is checked: `building.finish`.  Raises UsageError where `output` exists and `force` is not set,
+    How far it is checked: `building.finish`.  Raises UsageError where `output` may not be written (`output_file`),
     VerifyFailed where a file is damaged.
     """
-    check_output(output, force=force)
+    output = output_file(output, force=force)
     whole, temporary = unfinished(output, "whole"), unfinished(output)
 
     def attempt(chosen: Plan) -> Restored:
@@ -170,19 +171,6 @@ def restore(
         for path in (whole, temporary):
             remove_database(path)
     return dataclasses.replace(made, damaged=damaged)
-
-
-def check_output(output: Path, *, force: bool) -> None:
-    """Raises UsageError where nothing may or can be written at `output`."""
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder", remedy="give the path of the file to write with --output")
-    if output.exists() and not force:
-        raise UsageError(
-            f"{output} exists already",
-            remedy="give another --output, or --force to replace it (nothing was written)",
-        )
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise UsageError(f"{output.parent} is no folder that can be written", remedy="give another --output")
 
 
 def _rename_to_new(temporary: Path, output: Path) -> None:

@@ -34,12 +34,13 @@ from rollrep.destination.catalog_rows import CatalogPoint, Line, LineStory, Snap
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.keeping import state_at
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database, transaction, write_state
-from rollrep.destination.restore import check_output
+from rollrep.destination.outputs import output_file
 from rollrep.destination.snapshots import full_disk_as_oserror, write_snapshot
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.unfinished import unfinished
 
 KIND = "point"
+OTHER_FILE = "another FILE"
 IMPORTED = "import"
 """the reason of a line that was imported"""
 
@@ -78,9 +79,9 @@ def export_point(
 ) -> tuple[PointHolds, int]:
     """Writes the point that was planned to `output`, whole or not at all; what it says of itself, and its bytes.
 
-    Raises UsageError where `output` exists and `force` is not set, VerifyFailed where what leads there is damaged.
+    Raises UsageError where `output` may not be written (`output_file`), VerifyFailed where what leads there is damaged.
     """
-    check_output(output, force=force)
+    output = output_file(output, force=force, give=OTHER_FILE)
     raw, packed = unfinished(output, "raw"), unfinished(output)
     try:
         remove_database(raw)

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from rollrep.core.errors import UsageError
+from rollrep.destination.outputs import require_regular
 from rollrep.jobs.config import Job, parse_config, quoted
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -64,6 +65,7 @@ def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
     """
     section = job_section(name, source, identity=identity, known_hosts=known_hosts, ssh_config=ssh_config,
                           remote_command=remote_command)  # fmt: skip
+    require_regular(path, "another --config")
     target = path.resolve()  # a link stays a link
     try:
         before = target.read_bytes()
