@@ -383,12 +383,12 @@ MUTANTS = (
         "hole|isdisjoint|assert ",
     ),
     Mutant(
-        "the old line is not kept",
-        "destination/ladder.py",
-        "            take_snapshot(self._store, self._catalog)\n\n    def _archive_old_schema",
-        "            pass\n\n    def _archive_old_schema",
-        STEPS + "old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot",
-        "IndexError|can't be restored",
+        "the snapshot that a pull was cut before is not taken",
+        "destination/recording.py",
+        "        take_snapshot(store, catalog)\n",
+        "        pass\n",
+        STEPS + "no_recorded_point_is_lost_when_pulls_die_before_their_snapshot",
+        "AssertionError|assert ",
     ),
     Mutant(
         "the line of a lost mirror goes on unproven",

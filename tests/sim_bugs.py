@@ -80,7 +80,7 @@ BUGS = (
         "        self._catalog.add_segment(self._found(path, holds, 1))\n"
         "        return holds, self._found(path, holds, container.write_packed(",
         "puller_killed work",
-        3,
+        34,
     ),
     Bug(
         "the copy that a mirror operation begins with is not synced",

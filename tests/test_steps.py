@@ -18,9 +18,10 @@ from sources import copy_source, pull_once
 from rollrep.core.errors import RollrepError, Temporary, UsageError, VerifyFailed
 from rollrep.core.moments import Latest
 from rollrep.core.nouns import Shape
+from rollrep.destination import changes
 from rollrep.destination import pull as puller
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.choosing import find_point
+from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.images import attach_image, attach_log
 from rollrep.destination.mirror_db import read_state, remove_database
 from rollrep.destination.replay import Replay
@@ -197,6 +198,43 @@ def test_old_line_stays_restorable_when_its_first_pull_died_before_the_snapshot(
     pair.db = apsw.Connection(str(pair.path))
     assert pair.pull() == ("mirror", "ahead")
     pair.same_at(*lost)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("next_is", ["resume", "mirror", "bridge"])
+@pytest.mark.parametrize("step", ["record_points", "take_next", "take_snapshot"])
+def test_no_recorded_point_is_lost_when_pulls_die_before_their_snapshot(
+    pair: FollowedPair, step: str, next_is: str, writes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows leads to later states alone: the snapshot that was due is taken before the mirror moves on."""
+    pair.start(FILLED, keep_rows=31 if next_is == "bridge" else 100_000)
+    kept = {}
+
+    def died(*_: object) -> None:
+        raise Died
+
+    for _ in range(3):
+        if writes:
+            pay(pair, 2)
+        made = pair.point()
+        kept[made[0]] = made[1]
+        with monkeypatch.context() as patched, pytest.raises(Died):
+            patched.setattr(changes if step == "take_snapshot" else puller, step, died)
+            pull_once(pair.store, pair.path, mirror=True)
+        if next_is == "mirror":
+            continue
+        if next_is == "bridge":
+            pay(pair, 90)
+        kept.update([pair.point()])
+        pull_once(pair.store, pair.path)
+    pull_once(pair.store, pair.path, mirror=True)
+    with Catalog(pair.store.catalog) as catalog:
+        assert catalog.points() == restorable(catalog)
+        points = [point for point in catalog.points() if point.id in kept]
+    if step != "record_points":
+        assert {point.id for point in points} == kept.keys()
+    for point in points:
+        oracle.assert_same(kept[point.id], pair.restored(point))
 
 
 def pay(pair: FollowedPair, times: int) -> None:

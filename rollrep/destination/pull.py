@@ -46,7 +46,13 @@ from rollrep.destination.mirror_db import (
 )
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
-from rollrep.destination.recording import begin_line_of_its_own, is_snapshot_due, record_points, was_put_back
+from rollrep.destination.recording import (
+    begin_line_of_its_own,
+    is_snapshot_due,
+    keep_where_it_stands,
+    record_points,
+    was_put_back,
+)
 from rollrep.destination.remembered import LASTING, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
@@ -193,6 +199,8 @@ class _Pull:
         position = self._archive.end(state.position, state.line) if state else None
         answer = self._hello(state, position)
         self._out.answer, self._out.reason = answer.kind, answer.reason
+        if state and (answer.kind != "up_to_date" or state.layout.virtuals):
+            keep_where_it_stands(self._store, self._catalog, self._archive, state)
         if state and (bridged := self._bridge(state, answer)):
             return bridged
         if answer.kind == "mirror":

@@ -10,10 +10,11 @@ import contextlib
 import msgspec
 
 from rollrep.core.clock import from_iso
+from rollrep.core.errors import DiskFull
 from rollrep.core.nouns import Point
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.catalog_rows import CatalogPoint, Line
+from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
 from rollrep.destination.mirror_db import State, open_mirror, write_state
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import take_snapshot
@@ -42,19 +43,41 @@ def record_points(catalog: Catalog, archive: Archive, state: State, more: list[P
 
 def is_snapshot_due(catalog: Catalog, archive: Archive, state: State, snapshot_s: float) -> bool:
     """Whether the line has no snapshot, the archive does not lead from the newest to here, or it is too old."""
-    mine = [each for each in catalog.usable_snapshots() if each.line == state.line]
-    if not mine:
+    newest = _leads_here(catalog, archive, state)
+    if newest is None:
         return True
-    newest = mine[-1]
     if newest.id == state.position.id:
         return False
-    reach = archive.end(msgspec.structs.replace(state.position, id=newest.id), state.line)
-    if reach.id < state.position.id:
-        return True
     if catalog.damaged() and not catalog.reach().covers(state.line, state.position.id):
         return True
     age_s = (from_iso(state.time) - newest.time).total_seconds()
     return age_s >= snapshot_s or age_s < 0
+
+
+def _leads_here(catalog: Catalog, archive: Archive, state: State) -> Snapshot | None:
+    """The newest snapshot of the line, where it stands here or the archive leads from it to here."""
+    mine = [each for each in catalog.usable_snapshots() if each.line == state.line]
+    if not mine:
+        return None
+    reach = archive.end(msgspec.structs.replace(state.position, id=mine[-1].id), state.line)
+    return mine[-1] if max(reach.id, mine[-1].id) >= state.position.id else None
+
+
+def keep_where_it_stands(store: Store, catalog: Catalog, archive: Archive, state: State) -> None:
+    """The snapshot that the pull before was cut before.  Call it before the mirror moves on.
+
+    A snapshot of a later state leads to no earlier point: those that are recorded where the mirror stands, and those
+    of rows that follow, would be lost.
+    """
+    if _leads_here(catalog, archive, state):
+        return
+    reasons = {story.line: story.reason for story in catalog.line_stories()}
+    if reasons.get(state.line) == "repair" and not catalog.has_point(state.line, state.position.id):
+        # A repair is under way, or was cut: the mirror is of no one moment of its source.
+        return
+    record_points(catalog, archive, state, [])
+    with contextlib.suppress(DiskFull):  # following the source comes first; the end of this pull says it
+        take_snapshot(store, catalog)
 
 
 def was_put_back(catalog: Catalog, state: State) -> bool:
