@@ -20,10 +20,13 @@ from freezegun import freeze_time
 from sources import pull_once
 
 from rollrep.cli.main import cli
-from rollrep.core.clock import from_iso
-from rollrep.core.errors import DiskFull, RollrepError, Temporary
+from rollrep.core.clock import from_iso, iso, now
+from rollrep.core.errors import DiskFull, NotRestorable, RollrepError, Temporary
+from rollrep.core.moments import ByPoint
+from rollrep.core.nouns import Point
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.checksums import open_checked
+from rollrep.destination.choosing import find_point
 from rollrep.destination.remembered import FAILURE, remember
 from rollrep.destination.store import Store
 from rollrep.hooks import plugin_manager
@@ -114,6 +117,21 @@ def test_status_says_how_old_the_mirror_is_by_the_time_its_source_had_when_time_
             assert said in shop.type("status", "shop")[1]
         assert texts(told) == ([("WARN", "fresh")] if code else [])
     assert told["troubles"][0]["next"] == "rollrep pull shop"
+
+
+def test_every_command_counts_the_same_points_when_nothing_leads_to_one(shop: Shop) -> None:
+    """As an older rollrep left them: pulls that were cut before their snapshot, and a line that began after."""
+    shop.pulled()
+    with Catalog(shop.store.catalog) as catalog:
+        ghost = catalog.add_point(catalog.begin_line("an epoch", "requested"), Point(7, iso(now()), "pull", None))
+    assert ghost is not None
+    assert shop.status()[1]["points"] == 1
+    assert "; 1 point" in shop.type("check")[1]
+    code, said = shop.type("verify", "shop")
+    assert code == 0 and "1 of 1 points can be restored" in said and "can't be restored" not in said
+    with Catalog(shop.store.catalog) as catalog, pytest.raises(NotRestorable, match="no snapshot leads to") as refused:
+        find_point(catalog, ByPoint(ghost.point))
+    assert refused.value.remedy.endswith("rollrep points JOB")
 
 
 @pytest.mark.parametrize("begun", [False, True])

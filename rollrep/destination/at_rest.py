@@ -116,7 +116,10 @@ class _AtRest:
         self._out.damaged = frozenset(known - good | {str(each.path) for each in shadows})
         self._mirror(segments, snapshots)
         self._strangers()
-        points = self._catalog.points()
+        # What nothing would lead to if all were whole, no damage took.
+        missing = [Segment(line, first, last, "", "", 0) for line, first, last in self._out.gaps]
+        would = reach_of(sorted([*every_segment, *missing]), every_snapshot)
+        points = [each for each in self._catalog.points() if would.covers(each.line, each.id)]
         reach = reach_of(segments, snapshots, self._out.damaged)
         self._out.points = len(points)
         self._out.restorable = [point for point in points if reach.covers(point.line, point.id)]

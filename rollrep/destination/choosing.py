@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotRestorable
 from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Hole
+from rollrep.destination.reach import reach_of
 
 
 def restorable(catalog: Catalog) -> list[CatalogPoint]:
@@ -150,12 +152,22 @@ def _candidates(catalog: Catalog, moment: Moment) -> list[CatalogPoint]:
         named = catalog.points_named(log_id=moment.id)
     found = [point for point in named if reach.covers(point.line, point.id)]
     if named and not found:
-        raise NotRestorable(
-            f"nothing that is whole leads to point {named[-1].point} any more",
-            remedy="see which file is damaged, and what can be restored: rollrep verify JOB",
-        )
+        _refuse(catalog, named[-1])
     # Where nothing has that name, what exists is said instead.
     return found or restorable(catalog)
+
+
+def _refuse(catalog: Catalog, point: CatalogPoint) -> NoReturn:
+    """Raises NotRestorable: a file that leads to `point` is damaged, or there is none."""
+    if reach_of(catalog.segments(), catalog.snapshots()).covers(point.line, point.id):
+        raise NotRestorable(
+            f"nothing that is whole leads to point {point.point} any more",
+            remedy="see which file is damaged, and what can be restored: rollrep verify JOB",
+        )
+    raise NotRestorable(
+        f"no snapshot leads to point {point.point}",
+        remedy="choose one that can be restored: rollrep points JOB",
+    )
 
 
 def hole_around(holes: Sequence[Hole], point: CatalogPoint, later: CatalogPoint | None) -> Hole | None:

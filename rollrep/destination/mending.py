@@ -60,7 +60,6 @@ def mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
     snapshots = [each for each in reversed(catalog.snapshots()) if each.path in found.damaged]
     paths = [*(each.path for each in snapshots), *(each.path for each in segments)]
     paths += [str(each.path) for each in shadows]
-    before = catalog.points()
     with _nobody_reads(store):
         thrown = now()
         for path in [*paths, *(note_path(each.path) for each in snapshots)]:
@@ -79,8 +78,8 @@ def mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
     catalog.know_damaged(())
     catalog.drop_points_nothing_leads_to()
     catalog.note("mended", files=paths)
-    stay = set(catalog.points())
-    return Mended(tuple(paths), tuple(each for each in before if each not in stay))
+    gone = {*found.restorable, *found.lost} - set(catalog.points())
+    return Mended(tuple(paths), tuple(sorted(gone, key=lambda each: (each.line, each.id, each.point))))
 
 
 def put_mirror_aside(store: Store) -> None:

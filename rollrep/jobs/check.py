@@ -18,6 +18,7 @@ from rollrep.core.clock import iso
 from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, VerifyFailed
 from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.history_lost import OLD_LINE_ENDS, WHAT
 from rollrep.destination.mirror_db import bytes_not_written_back, refuse_another_source, state_of
 from rollrep.destination.remembered import FAILURE, PULL, remembered
@@ -182,7 +183,7 @@ def _freshness(config: Config, job: Job) -> list[Item]:
             return [Item("pull", PENDING, "nothing has been pulled yet", f"rollrep pull {job.name}")]
         with Catalog(store.catalog) as catalog:
             confirmed = catalog.confirmed()
-            points = len(catalog.points())
+            points = len(restorable(catalog))
             failure = last_failure(catalog, clock.now())
             results = verified(job, catalog) + rehearsed(job, catalog)
     except RollrepError as error:

@@ -26,6 +26,7 @@ from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.units import show_duration
 from rollrep.core.windows import Lasting, later
 from rollrep.destination.catalog import Catalog
+from rollrep.destination.choosing import restorable
 from rollrep.destination.in_place import read_reached
 from rollrep.destination.mirror_db import State, state_of
 from rollrep.destination.notes import read_note
@@ -141,7 +142,7 @@ def status_of(config: Config, job: Job) -> Status:
 def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     now = clock.now()
     found.confirmed = catalog.confirmed()
-    found.points = len(catalog.points())
+    found.points = len(restorable(catalog))
     found.pulled = told_of(remembered(catalog, PULL), now)
     found.failure = last_failure(catalog, now)
     if found.confirmed:
