@@ -807,6 +807,7 @@ def test_verify_ends_with_16_and_says_what_differs_when_the_mirror_was_edited(pl
         done = place.run("verify", "shop", "--against-source", *more)
         assert done.returncode == 16
         assert f"shop: {table['table']}: " in done.stdout
+        assert (f" of {table['table']} what the source has" in done.stdout) == bool(more)
         assert "next: rollrep verify shop --against-source --repair" in done.stderr
     checked = place.run("check", "shop")
     assert checked.returncode == 16

@@ -28,7 +28,7 @@ from rollrep.destination.at_rest import AtRest, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.expire import expiry_of, run_expiry
-from rollrep.destination.mending import Mended, mend
+from rollrep.destination.mending import Mended, mend, would_mend
 from rollrep.destination.reach import Reach
 from rollrep.destination.restore import plan, plan_newest, restore
 from rollrep.destination.retention import Grid
@@ -150,8 +150,13 @@ def test_points_that_are_listed_can_be_restored_when_a_file_is_damaged(
         listed = life.restorable()
         assert listed == {point.id for point in found.restorable}
         assert listed | {point.id for point in found.lost} == every
+        with Catalog(life.store.catalog) as catalog:
+            planned = would_mend(life.store, catalog, found)
         mended = life.mended()
-        assert str(file.relative_to(life.store.folder)) in mended.files
+        assert mended == planned, "-n says what would be"
+        path, is_gone = str(file.relative_to(life.store.folder)), harm == "gone"
+        assert (path in mended.files, path in mended.missing) == (not is_gone, is_gone)
+        assert all(any(life.store.trash.glob(f"*/{each}")) for each in mended.files)
         assert life.restorable() == every - {point.id for point in mended.lost} >= listed
         assert life.verified().problems == []
         # What follows is as if nothing had been, and so is the catalog when it is made again.
@@ -313,7 +318,12 @@ def test_commands_lead_out_of_a_damaged_archive(tmp_path: Path) -> None:
     assert "next: rollrep pull shop; then: rollrep verify shop --repair\n" in done.stderr
     done = place.run("restore", "shop", "--at", "label:two", "--output", "out.db")
     assert done.returncode == 17 and "nothing that is whole leads to point 3 any more" in done.stderr
-    assert place.run("verify", "shop", "--repair", "-n").returncode == 16 and file.exists()
+    would = place.run("verify", "shop", "--repair", "-n")
+    assert would.returncode == 16 and file.exists()
+    assert (
+        f"shop: --repair would put {file.relative_to(place.store / 'shop')} into the trash, for a day" in would.stdout
+    )
+    assert "shop: --repair would lose 1 point: 3 two\n" in would.stdout
     done = place.good("verify", "shop", "--repair")
     assert "can't be restored any more: 3 two" in done.stdout and not file.exists()
     for command in (("verify", "shop"), ("check", "shop"), ("pull", "shop"), ("points", "shop"), ("timeline", "shop")):
@@ -321,6 +331,19 @@ def test_commands_lead_out_of_a_damaged_archive(tmp_path: Path) -> None:
     assert "a file was damaged, and put aside" in done.stdout
     place.good("catalog", "shop", "--rebuild")
     place.good("verify", "shop")
+
+
+def test_file_is_not_said_to_lie_in_the_trash_when_it_is_missing(tmp_path: Path) -> None:
+    place = Place(tmp_path).pulled()
+    place.write("UPDATE posts SET title = title || 'x'")
+    place.good("pull", "shop")
+    [file] = files_of(Store(place.store, "shop"), "segment")
+    file.unlink()
+    name = file.relative_to(place.store / "shop")
+    would = place.run("verify", "shop", "--repair", "-n").stdout
+    assert f"{name} is gone: --repair would have the catalog forget it" in would
+    said = place.good("verify", "shop", "--repair").stdout
+    assert f"{name} is gone, and the catalog no longer names it" in said and "trash" not in said
 
 
 def test_history_goes_around_damage_that_is_known(lives: dict[bool, Life], tmp_path: Path) -> None:

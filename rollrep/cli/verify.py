@@ -58,11 +58,15 @@ def verify_command(
                 loaded, chosen, Asked(tables, repair and not dry_run), lambda table, rows: bar.advance(job, table, rows)
             )
             right, lines, told = found.verified.equal, found.lines(), found.as_json()
+            if repair and dry_run and not right:
+                lines = [*lines[:-1], *found.would(), lines[-1]]
             facts = f"the mirror of {job} is not its source"
             schema = bool(found.verified.schema) and not any(not table.equal for table in found.verified.tables)
             remedy = f"rollrep mirror {job}" if schema else f"rollrep verify {job} --against-source --repair"
         else:
-            rest = verify_rest(loaded, chosen, lambda name, _: bar.advance(job, name, 0), repair=repair and not dry_run)
+            rest = verify_rest(
+                loaded, chosen, lambda name, _: bar.advance(job, name, 0), repair=repair, dry_run=dry_run
+            )
             right, lines, told = not rest.remedies, rest.lines(), rest.as_json()
             facts = f"what is kept of {job} has {show_count(len(rest.at_rest.problems), 'problem')}"
             remedy = "; then: ".join(rest.remedies)

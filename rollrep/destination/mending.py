@@ -16,31 +16,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from rollrep.core.clock import now
 from rollrep.core.errors import Locked
 from rollrep.destination.archive import Archive
 from rollrep.destination.at_rest import AtRest
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.catalog_rows import CatalogPoint, Hole, Segment
+from rollrep.destination.catalog_rows import CatalogPoint, Hole, Segment, Snapshot
 from rollrep.destination.mirror_db import State, mirror_problems, state_of
 from rollrep.destination.notes import note_path
+from rollrep.destination.reach import reach_of
 from rollrep.destination.recording import is_snapshot_due
-from rollrep.destination.shadow_archive import ShadowArchive
+from rollrep.destination.shadow_archive import Seen, ShadowArchive
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 from rollrep.destination.stretches import DAMAGED
-from rollrep.destination.trash import nobody_reads, throw_away
+from rollrep.destination.trash import find_file, nobody_reads, throw_away
 
 
 @dataclasses.dataclass(frozen=True)
 class Mended:
-    """What was put aside, and what that took away."""
+    """What was put aside, and what that took away; or what would be."""
 
     files: tuple[str, ...]
     """below the job's folder, where they were"""
     lost: tuple[CatalogPoint, ...]
+    missing: tuple[str, ...] = ()
+    """files that were in no place, nor in the trash: the catalog alone spoke of them"""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Going:
+    snapshots: list[Snapshot]
+    segments: list[Segment]
+    shadows: list[Seen]
+
+    @property
+    def paths(self) -> list[str]:
+        named = [*(each.path for each in self.snapshots), *(each.path for each in self.segments)]
+        return [*named, *(str(each.path) for each in self.shadows)]
 
 
 def mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
@@ -48,7 +63,55 @@ def mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
 
     Raises Locked where a restore is reading.
     """
-    state = state_of(store.mirror) if found.is_mirror_whole else None
+    state = _whole_state(store, found)
+    going = _going(store, catalog, found)
+    files, missing = _there_and_not(store, going.paths)
+    with _nobody_reads(store):
+        thrown = now()
+        for path in [*going.paths, *(note_path(each.path) for each in going.snapshots)]:
+            throw_away(store, path, thrown)
+        with catalog.connection:
+            for snapshot in going.snapshots:
+                catalog.drop_snapshot(snapshot)
+            for segment in going.segments:
+                catalog.drop_segment(segment)
+            for hole in _holes(going.segments, catalog.segments(), found, state):
+                catalog.add_hole(hole)
+    if state and not state.reason and is_snapshot_due(catalog, Archive(store, catalog), state, float("inf")):
+        take_snapshot(store, catalog)
+    for seen in going.shadows:
+        ShadowArchive(store, catalog).cut(seen)
+    catalog.know_damaged(())
+    catalog.drop_points_nothing_leads_to()
+    catalog.note("mended", files=going.paths)
+    gone = {*found.restorable, *found.lost} - set(catalog.points())
+    return Mended(files, _in_order(gone), missing)
+
+
+def would_mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
+    """What `mend` would do; nothing is written."""
+    state = _whole_state(store, found)
+    going = _going(store, catalog, found)
+    files, missing = _there_and_not(store, going.paths)
+    reach = reach_of(
+        [each for each in catalog.segments() if each not in going.segments],
+        [each for each in catalog.snapshots() if each not in going.snapshots],
+    )
+    # Where nothing else leads to the mirror, it becomes a snapshot.
+    at = (state.line, state.position.id) if state and not state.reason else None
+    gone = {each for each in (*found.restorable, *found.lost) if not reach.covers(each.line, each.id)}
+    return Mended(files, _in_order({each for each in gone if (each.line, each.id) != at}), missing)
+
+
+def _in_order(points: Set[CatalogPoint]) -> tuple[CatalogPoint, ...]:
+    return tuple(sorted(points, key=lambda each: (each.line, each.id, each.point)))
+
+
+def _whole_state(store: Store, found: AtRest) -> State | None:
+    return state_of(store.mirror) if found.is_mirror_whole else None
+
+
+def _going(store: Store, catalog: Catalog, found: AtRest) -> _Going:
     shadows = [each for each in ShadowArchive(store, catalog).files() if each.path in found.damaged]
     segments = [
         each
@@ -58,28 +121,12 @@ def mend(store: Store, catalog: Catalog, found: AtRest) -> Mended:
     ]
     # A change goes before what it leads on from.
     snapshots = [each for each in reversed(catalog.snapshots()) if each.path in found.damaged]
-    paths = [*(each.path for each in snapshots), *(each.path for each in segments)]
-    paths += [str(each.path) for each in shadows]
-    with _nobody_reads(store):
-        thrown = now()
-        for path in [*paths, *(note_path(each.path) for each in snapshots)]:
-            throw_away(store, path, thrown)
-        with catalog.connection:
-            for snapshot in snapshots:
-                catalog.drop_snapshot(snapshot)
-            for segment in segments:
-                catalog.drop_segment(segment)
-            for hole in _holes(segments, catalog.segments(), found, state):
-                catalog.add_hole(hole)
-    if state and not state.reason and is_snapshot_due(catalog, Archive(store, catalog), state, float("inf")):
-        take_snapshot(store, catalog)
-    for seen in shadows:
-        ShadowArchive(store, catalog).cut(seen)
-    catalog.know_damaged(())
-    catalog.drop_points_nothing_leads_to()
-    catalog.note("mended", files=paths)
-    gone = {*found.restorable, *found.lost} - set(catalog.points())
-    return Mended(tuple(paths), tuple(sorted(gone, key=lambda each: (each.line, each.id, each.point))))
+    return _Going(snapshots, segments, shadows)
+
+
+def _there_and_not(store: Store, paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    there = tuple(each for each in paths if find_file(store, each).exists())
+    return there, tuple(each for each in paths if each not in there)
 
 
 def put_mirror_aside(store: Store) -> None:

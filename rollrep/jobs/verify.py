@@ -17,7 +17,7 @@ from rollrep.core.units import show_bytes, show_count, show_duration
 from rollrep.destination.at_rest import REPAIR, AtRest, span_of, verify_at_rest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
-from rollrep.destination.mending import Mended, mend
+from rollrep.destination.mending import Mended, mend, would_mend
 from rollrep.destination.pull import Wishes
 from rollrep.destination.verify import Asked, TableReport, Verified, verify_against_source
 from rollrep.jobs.config import Config, Job
@@ -60,6 +60,15 @@ class SourceResult:
             "seconds": round(self.seconds, 3),
             "bytes_received": self.bytes_received,
         }
+
+    def would(self) -> list[str]:
+        """What a repair would do."""
+        wrong = [table for table in self.verified.tables if table.compared.differing]
+        rows = show_count(self.verified.rows_differing, "row")
+        said = (
+            f"make {rows} of {', '.join(each.table for each in wrong)} what the source has" if wrong else "mend nothing"
+        )
+        return [f"{self.job}: --repair would {said}"]
 
     def lines(self) -> list[str]:
         """What a person is told, the sentence that sums it up last."""
@@ -110,6 +119,8 @@ class RestResult:
     job: str
     at_rest: AtRest
     mended: Mended | None = None
+    would: Mended | None = None
+    """what a repair would do, where that was asked"""
     seconds: float = 0.0
 
     @property
@@ -137,6 +148,14 @@ class RestResult:
             "restorable_to": iso(span[1]) if span else None,
             "points_lost": [point_json(each) for each in self.lost],
             "put_aside": list(self.mended.files) if self.mended else [],
+            "missing": list(self.mended.missing) if self.mended else [],
+            "would": {
+                "put_aside": list(self.would.files),
+                "missing": list(self.would.missing),
+                "points_lost": [point_json(each) for each in self.would.lost],
+            }
+            if self.would
+            else None,
             "seconds": round(self.seconds, 3),
         }
 
@@ -145,18 +164,27 @@ class RestResult:
         """The points to which nothing whole leads."""
         return self.mended.lost if self.mended else self.at_rest.lost
 
+    def _would(self, would: Mended) -> list[str]:
+        lines = [f"{self.job}: --repair would put {each} into the trash, for a day" for each in would.files]
+        lines += [f"{self.job}: {each} is gone: --repair would have the catalog forget it" for each in would.missing]
+        gone = f"lose {_counted(would.lost)}: {_list_of(would.lost)}" if would.lost else "lose no point"
+        return [*lines, f"{self.job}: --repair would {gone}"]
+
     def lines(self) -> list[str]:
         """What a person is told, the sentence that sums it up last."""
         found = self.at_rest
         lines = [f"{self.job}: {each.path}: {each.text}" for each in found.problems]
         lines += [f"{self.job}: note: {each}" for each in found.notes]
-        aside = self.mended.files if self.mended else ()
-        lines += [f"{self.job}: {each} was put into the trash, where it lies for a day" for each in aside]
+        if self.mended:
+            lines += [
+                f"{self.job}: {each} was put into the trash, where it lies for a day" for each in self.mended.files
+            ]
+            lines += [f"{self.job}: {each} is gone, and the catalog no longer names it" for each in self.mended.missing]
         if self.lost:
-            named = ", ".join(map(_named, self.lost[:MOST_NAMED]))
-            more = f" and {len(self.lost) - MOST_NAMED:,} more" if len(self.lost) > MOST_NAMED else ""
             when = "any more" if self.mended else "because of that"
-            lines.append(f"{self.job}: {show_count(len(self.lost), 'point')} can't be restored {when}: {named}{more}")
+            lines.append(f"{self.job}: {_counted(self.lost)} can't be restored {when}: {_list_of(self.lost)}")
+        if self.would:
+            lines += self._would(self.would)
         span = span_of(found.restorable)
         reach = f", {iso(span[0])} to {iso(span[1])}" if span else ""
         said = "all is whole" if not found.problems else show_count(len(found.problems), "problem")
@@ -166,6 +194,15 @@ class RestResult:
             f" {found.points - len(self.lost)} of {found.points} points can be restored{reach}"
         )
         return lines
+
+
+def _counted(points: Sequence[CatalogPoint]) -> str:
+    return show_count(len(points), "point")
+
+
+def _list_of(points: Sequence[CatalogPoint]) -> str:
+    more = f" and {len(points) - MOST_NAMED:,} more" if len(points) > MOST_NAMED else ""
+    return ", ".join(map(_named, points[:MOST_NAMED])) + more
 
 
 def _named(point: CatalogPoint) -> str:
@@ -195,9 +232,11 @@ def verify_source(config: Config, job: Job, asked: Asked, progress: Progress) ->
     return result
 
 
-def verify_rest(config: Config, job: Job, progress: Progress, *, repair: bool = False) -> RestResult:
+def verify_rest(
+    config: Config, job: Job, progress: Progress, *, repair: bool = False, dry_run: bool = False
+) -> RestResult:
     """Checks everything that lies in the job's folder, and remembers the result; with `repair` puts aside what is
-    damaged.  Raises core's errors."""
+    damaged, or with `dry_run` too says what that would do.  Raises core's errors."""
     store = store_of(config, job)
     store.require()
     began = monotonic_s()
@@ -206,7 +245,10 @@ def verify_rest(config: Config, job: Job, progress: Progress, *, repair: bool = 
         result = RestResult(job.name, verify_at_rest(store, progress))
         with Catalog(store.catalog) as catalog:
             if repair and (result.at_rest.damaged or result.at_rest.gaps):
-                result.mended = mend(store, catalog, result.at_rest)
+                if dry_run:
+                    result.would = would_mend(store, catalog, result.at_rest)
+                else:
+                    result.mended = mend(store, catalog, result.at_rest)
             result.seconds = monotonic_s() - began
             with contextlib.suppress(apsw.Error):
                 catalog.note(REST_EVENT, **result.as_json())
