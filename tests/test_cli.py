@@ -847,6 +847,8 @@ def test_check_says_what_the_next_pull_will_meet_when_the_source_is_not_as_it_wa
     assert "shop: log:" not in place.good("check", "shop").stdout
     place.good("source", "uninstall", place.db)
     place.good("source", "install", place.db)
+    told = " ".join(place.good("source", "uninstall", "--help").stdout.split())
+    assert "a pull ends with 2 and changes nothing, until `rollrep mirror JOB --accept-source`" in told
     pulled, checked = place.run("pull", "shop"), place.run("check", "shop")
     assert pulled.returncode == checked.returncode == 2
     assert "FAIL    shop: source: the source of shop is another database" in checked.stdout

@@ -210,7 +210,8 @@ def _told_installed(
 def uninstall_command(db: Path, as_json: bool) -> None:
     """Remove every trace of the rolling log from DB.
 
-    Destinations keep what they have, and mirror again should it be installed once more.
+    Destinations keep what they have.  Should it be installed once more, it is another database to them: a pull
+    ends with 2 and changes nothing, until `rollrep mirror JOB --accept-source` says that it is the right one.
     """
     with _opened(db) as connection:
         if not has_log(connection):
