@@ -125,6 +125,7 @@ READ = {
     "status": ("status", "shop"),
     "query": ("query", "shop", "SELECT count(*) FROM users"),
     "history": ("history", "shop", "users", "1"),
+    "diff": ("diff", "shop", "point:1", "latest"),
 }
 
 
@@ -157,6 +158,8 @@ def test_commands_end_with_18_and_then_with_0_when_the_disk_was_full(place: Plac
         assert "Traceback" not in str(each["said"]), each
         assert each["code"] == 18 or each["name"] in READ, each
         assert each["code"] == 0 or ("no room on the disk" in str(each["said"]) and "make room" in str(each["said"]))
+        if each["code"] and each["name"] in ("restore", "query", "diff", "history"):
+            assert "nothing was lost; make room, and type it again" in str(each["said"]), each
         assert each["left"] == [], "what could not be written to its end is gone"
     assert [each["code"] for each in after] == [0] * len(NEED_ROOM), after
 

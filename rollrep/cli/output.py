@@ -112,7 +112,9 @@ def reporting(schema: str) -> Callable[[F], F]:
 
                 known: RollrepError | None = unknown_here(error)
                 if known is None and is_room_missing(error):
-                    known = DiskFull(f"no room on the disk ({error})", remedy="make room, and type it again: df -h")
+                    known = DiskFull(
+                        f"no room on the disk ({error})", remedy="nothing was lost; make room, and type it again: df -h"
+                    )
                 if known is None and is_disk_failing(error):
                     # What they say is the best sentence there is; a traceback is not.
                     _log.debug("%s failed", schema, exc_info=True)

@@ -214,7 +214,7 @@ def disk_room(path: Path) -> Iterator[None]:
         if error.errno in (28, 122):  # ENOSPC, EDQUOT
             raise DiskFull(
                 f"no room on the disk of {path.parent}",
-                remedy="nothing was lost; make room and pull again (rollrep deletes nothing good to make room)",
+                remedy="nothing was lost; make room, and type it again (rollrep deletes nothing good to make room)",
             ) from error
         raise
 

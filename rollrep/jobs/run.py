@@ -190,6 +190,10 @@ def translated(config: Config, job: Job, make_room: str) -> Iterator[None]:
     """Turns SQLite's and the file system's errors about a job into ours; `make_room` is what cures a full disk."""
     try:
         yield
+    except DiskFull as error:
+        # Whoever raised it does not know for what command, nor that it may be read in `status` later.
+        error.remedy = make_room
+        raise
     except (apsw.Error, OSError) as error:
         if is_room_missing(error):
             raise DiskFull(f"no room on the disk of {config.store}", remedy=make_room) from error
