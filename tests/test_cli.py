@@ -398,8 +398,8 @@ def test_second_puller_names_the_first_when_both_work_on_one_job(place: Place, c
     place.pulled()
     with another_puller(place) as holder:
         before = place.files()
-        sentence(place.run(command, "shop"), 11, "shop", str(holder.pid))
-        sentence(place.run(command, "shop"), 11, "shop", str(holder.pid))
+        sentence(place.run(command, "shop"), 11, "shop", f"ps -f -p {holder.pid}")
+        sentence(place.run(command, "shop"), 11, "shop", f"ps -f -p {holder.pid}")
         assert place.files() == before
         # Reading needs no lock.
         assert place.told("points", "shop")["points"]

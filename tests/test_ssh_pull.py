@@ -324,6 +324,8 @@ def test_exit_code_says_what_is_wrong_when_host_or_key_are_not_right(place: Plac
 
     place.configure()
     place.known_hosts.write_text("")
+    wrong = place.run("check", "shop", "--accept-host-key", "SHA256:wrong")
+    sentence(wrong, 13, place.sshd.fingerprint, "rollrep check shop --accept-host-key")
     [accept] = re.findall(r"rollrep (check shop --accept-host-key \S+)", unknown.stderr)
     assert place.run(*accept.split()).returncode == 0
     place.good("pull")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rollrep.cli.options import config_of as _config
-from rollrep.cli.options import config_option
+from rollrep.cli.options import config_option, naming
 from rollrep.cli.options import jobs_of as _jobs
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core.errors import PartlyDone, UsageError
@@ -100,9 +100,11 @@ def check_command(
     if accept_host_key:
         if len(chosen) != 1:
             raise UsageError(
-                "--accept-host-key is for one job", remedy="rollrep check JOB --accept-host-key SHA256:..."
+                "--accept-host-key is for one job",
+                remedy=f"rollrep check {chosen[0].name} --accept-host-key {accept_host_key}",
             )
-        say(f"trusted from now on, in {accept(chosen[0], accept_host_key)}")
+        with naming(chosen[0].name):
+            say(f"trusted from now on, in {accept(chosen[0], accept_host_key)}")
     reports = [(job.name, check_job(loaded, job)) for job in chosen]
     lines = [
         line

@@ -23,6 +23,7 @@ import contextlib
 import errno
 import os
 import platform
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ class Store:
                 holder = note.read_text().strip()
             raise Locked(
                 f"{self.job} is being worked on by {holder or 'another process'}",
-                remedy="wait for it, or see what it does: ps -f -p PID",
+                remedy=_about_holder(holder),
             ) from error
         try:
             with contextlib.suppress(OSError):  # it is only for messages; what needs room says so itself
@@ -161,6 +162,15 @@ def _refuse_planted(folder: Path) -> None:
             f"the store {folder} belongs to another user, in a folder where everybody may write",
             remedy='give a folder of your own: store = "/path" in rollrep.toml',
         )
+
+
+def _about_holder(said: str) -> str:
+    """What to do about who holds the lock; the note about it is a text, and may be missing."""
+    found = re.match(r"process (\d+) on (\S+)", said)
+    if not found:
+        return "wait for it, and type it again"
+    where = "" if found[2] == platform.node() else f", on {found[2]}"
+    return f"wait for it, or see what it does{where}: ps -f -p {found[1]}"
 
 
 def _private() -> None:
