@@ -554,6 +554,21 @@ def test_index_that_has_another_row_is_found_when_a_restore_is_verified(place: P
     assert sound["verified"] is True
 
 
+def test_dry_run_ends_as_the_restore_would_when_a_virtual_table_is_of_an_earlier_moment(place: Place) -> None:
+    place.installed()
+    place.write("CREATE VIRTUAL TABLE search USING fts5(a)", "INSERT INTO search VALUES ('x')")
+    place.good("pull")
+    place.write("INSERT INTO search VALUES ('y')")
+    place.good("source", "point", place.db, "--label", "between")
+    place.write("INSERT INTO search VALUES ('z')", "UPDATE posts SET title = 'later'")
+    place.good("pull")
+    for at, code in (("label:between", 3), ("latest", 0)):
+        would = place.run("restore", "shop", "--at", at, "-o", "out.db", "-n")
+        done = place.run("restore", "shop", "--at", at, "-o", "out.db", "--force")
+        assert (would.returncode, done.returncode) == (code, code), would.stderr + done.stderr
+        assert ("the virtual table search is as of log id" in would.stderr) == (code == 3)
+
+
 @pytest.mark.parametrize("output", ["none/out.db", "home"])
 def test_restore_refuses_when_the_output_can_not_be_written(place: Place, output: str) -> None:
     place.pulled()

@@ -77,7 +77,7 @@ def restore_command(
     """Give back the database of JOB as it was at a moment, as a file.
 
     The moment that was chosen is always said: the nearest point at or before what was asked for.  The exit code
-    is 3 when a virtual table is of an earlier moment than the rest; which, and of when, is said.
+    is 3 when a virtual table is of an earlier moment than the rest, also with -n; which, and of when, is said.
 
     Every page of the file is checked before it is given, and its rows against the digests of the snapshot that
     they come from.  `--verify` checks its indexes too, as every rehearsal does.
@@ -106,6 +106,9 @@ def restore_command(
                 say(f"{job}: {sentence}")
             planned = {"dry_run": True, **told, **_plan_json(chosen), "earlier": earlier_json(late)}
             emit(as_json, "restore", planned, _plan_said(chosen, output))
+            if late:
+                # As the restore itself would: what was written would be all there, but not all of one moment.
+                sys.exit(PartlyDone.exit_code)
             return
         progress = say if somebody_watches() and not as_json else lambda _text: None
         restored = restore(

@@ -30,7 +30,7 @@ def job_section(name: str, source: str, *, identity: Path | None = None, known_h
     identity = "~/.ssh/rollrep"
     every = "10s"       # how often to pull
     snapshot = "1h"     # how often the mirror becomes a snapshot
-    # any moment of the last 7 days; before that the newest snapshot of so many hours, days, months
+    # every point of the last 7 days; before that the newest snapshot of so many hours, days, months
     keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }
     """
     optional = {"identity": identity, "known_hosts": known_hosts, "ssh_config": ssh_config}
@@ -41,7 +41,7 @@ def job_section(name: str, source: str, *, identity: Path | None = None, known_h
     lines += [
         'every = "10s"       # how often to pull',
         'snapshot = "1h"     # how often the mirror becomes a snapshot',
-        "# any moment of the last 7 days; before that the newest snapshot of so many hours, days, months",
+        "# every point of the last 7 days; before that the newest snapshot of so many hours, days, months",
         'keep = { operations = "7d", hourly = 48, daily = 30, monthly = 12 }',
     ]
     return "\n".join(lines) + "\n"
