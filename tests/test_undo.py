@@ -212,6 +212,17 @@ def test_undo_refuses_a_table_when_it_is_another(place: Place) -> None:
     assert only.returncode == 15
 
 
+def test_nothing_is_to_take_back_when_both_are_one_state_with_a_virtual_table(place: Place) -> None:
+    place.write("CREATE VIRTUAL TABLE search USING fts5(a)", "INSERT INTO search VALUES ('x')")
+    place.good("pull")
+    done = place.run("undo", "shop", "latest", "latest", "-n")
+    assert (done.returncode, done.stdout) == (0, "nothing to take back\n"), done.stderr
+    done = place.run("undo", "shop", "latest", "latest")
+    assert done.returncode == 0 and "-- Nothing differs." in done.stdout
+    done = place.run("diff", "shop", "latest", "latest")
+    assert (done.returncode, done.stdout) == (0, "nothing differs\n")
+
+
 def test_undo_names_triggers_when_they_will_fire(place: Place) -> None:
     place.write("CREATE TRIGGER seen AFTER UPDATE ON account BEGIN SELECT 1; END")
     place.good("pull")

@@ -69,13 +69,11 @@ def undo_command(
         told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
         lines = itertools.chain(_header(job, a, b, undo), undo_script(db, found, undo, wanted))
         if dry_run:
-            names = ", ".join(table.name for table in undo.tables) or "no table"
-            emit(
-                as_json,
-                "undo",
-                {"dry_run": True, **told},
-                f"would take {show_count(undo.rows, 'row')} back, of {names}",
+            names = ", ".join(table.name for table in undo.tables)
+            said = (
+                f"would take {show_count(undo.rows, 'row')} back, of {names}" if undo.rows else "nothing to take back"
             )
+            emit(as_json, "undo", {"dry_run": True, **told}, said)
         elif output and target:
             write_lines(target, lines)
             said = f"{output}: takes {show_count(undo.rows, 'row')} back; read it, then: sqlite3 app.db < {output.name}"
