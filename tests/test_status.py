@@ -365,7 +365,7 @@ def test_status_shows_what_the_newest_rehearsal_found(shop: Shop) -> None:
         assert (found, [each["item"] for each in told["results"]]) == (code, ["rehearsed"])
         text = shop.type("status")[1]
         assert (wrong or "point 1 in 0.4 s, 1 query as expected") in text
-        assert wrong or "  rehearsed " in text
+        assert ("  FAIL     rehearsed " if wrong else "  rehearsed ") in text
 
 
 def test_status_changes_nothing_and_waits_for_nobody_when_a_pull_holds_the_lock(shop: Shop) -> None:

@@ -48,7 +48,9 @@ def status_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | Non
 def _lines(found: Status) -> Iterator[str]:
     yield f"{found.verdict:8}{found.job}: {_age(found)}"
     for trouble in found.troubles:
-        yield f"  {trouble.state:8} {trouble.text}"
+        # "529 ms ago: ..." alone leaves open what was.
+        subject = f"{trouble.item} " if trouble in found.events else ""
+        yield f"  {trouble.state:8} {subject}{trouble.text}"
         if trouble.next:
             yield f"    next: {trouble.next}"
     if found.confirmed is None:

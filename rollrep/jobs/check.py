@@ -271,7 +271,7 @@ def rehearsed(job: Job, catalog: Catalog) -> list[Item]:
     if last is None:
         if job.rehearse_s is None:
             return []
-        return [Item("rehearsed", WARN, "a restore was never rehearsed", command)]
+        return [Item("rehearsed", WARN, "never: no restore of this job was", command)]
     when, told = last
     ago = show_duration(max(0.0, (clock.now() - when).total_seconds()))
     if not told.get("right"):

@@ -112,6 +112,12 @@ class Status:
     """what makes `verdict` what it is, the worst first"""
 
     @property
+    def events(self) -> list[Item]:
+        """Those troubles that are results of verifies and rehearsals."""
+        names = {each.item for each in self.results}
+        return [each for each in self.troubles if each.item in names]
+
+    @property
     def verdict(self) -> str:
         return self.troubles[0].state if self.troubles else OK
 
