@@ -1,6 +1,7 @@
 """The script that takes rows back on the live source: from what they were at B to what they were at A.
 
     which rows are still exactly as they were at B?  ──► a temporary table, one row each
+      ──► rows that foreign keys need are left as they are (undo_keys)
       ──► rows that came go, rows that changed change back, rows that went come, each only if it still is B's
         ──► what was left alone is listed, and why; foreign keys must be no worse than before; COMMIT
 
@@ -16,9 +17,8 @@ Knows: differences, SQL for SQLite's shell.  Does not know: the source, which po
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -26,12 +26,11 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.literals import as_json, folded, literal, shown
 from rollrep.core.nouns import PREFIX
-from rollrep.destination import container
+from rollrep.destination import container, undo_keys
 from rollrep.destination.described import ANY_COLUMN, Described, schema_rows
 from rollrep.destination.differences import (
     ADDED,
     AFTER,
-    BEFORE,
     CHANGED,
     MOVED,
     REMOVED,
@@ -41,14 +40,10 @@ from rollrep.destination.differences import (
     rows_of,
 )
 from rollrep.destination.script import where_key
+from rollrep.destination.undo_keys import ROWS, Wanted
 from rollrep.destination.unfinished import unfinished
-from rollrep.query import all_rows, one_value
 
-ROWS = f"temp.{PREFIX}undo"
-BROKEN = f"temp.{PREFIX}undo_keys"
 TOGETHER = f"temp.{PREFIX}undo_together"
-
-Wanted = Callable[[TableDifference, RowChange], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +78,10 @@ def undo_script(db: apsw.Connection, found: Differences, undo: Undo, wanted: Wan
     """The script, statement by statement; nothing where nothing is to be taken back."""
     if not undo.rows:
         return
-    keyed = _tables_with_keys(db, undo)
+    keyed = undo_keys.tables_with_keys(db, (table.name for table in undo.tables))
     yield "PRAGMA foreign_keys = OFF;"
     yield "BEGIN IMMEDIATE;"
-    yield f"CREATE TEMP TABLE {PREFIX}undo(tbl, n, what, is_as_at_b, is_done, PRIMARY KEY (tbl, n));"
-    if keyed:
-        yield (
-            f"CREATE TEMP TABLE {PREFIX}undo_keys(broken, CONSTRAINT"
-            f' "foreign keys would be broken, nothing was changed" CHECK (broken <= 0));'
-        )
+    yield f"CREATE TEMP TABLE {PREFIX}undo(tbl, n, what, is_as_at_b, is_done, why, PRIMARY KEY (tbl, n));"
     yield (
         f"CREATE TEMP TABLE {PREFIX}undo_together(missing, CONSTRAINT"
         f' "rows that swap unique values meet another row, nothing was changed" CHECK (missing = 0));'
@@ -101,19 +91,19 @@ def undo_script(db: apsw.Connection, found: Differences, undo: Undo, wanted: Wan
     for table in tables:
         yield from table.look()
     if keyed:
-        yield f"CREATE TEMP TABLE {PREFIX}undo_before AS SELECT count(*) AS broken FROM ({_broken(keyed)});"
+        entangled = {table.number: table.entangled for table in tables if table.entangled}
+        yield from undo_keys.keep_back(db, undo.tables, keyed, found.encoding, wanted, entangled)
+        yield from undo_keys.count_before(keyed)
     yield "-- Taking back."
     for table in tables:
         yield from table.take_back()
     if keyed:
-        yield (
-            f"INSERT INTO {BROKEN} SELECT count(*) - (SELECT max(broken, {_broken_at_a(db, keyed)})"
-            f" FROM temp.{PREFIX}undo_before) FROM ({_broken(keyed)});"
-        )
+        yield from undo_keys.guard(db, keyed)
     yield "-- What was left alone, and why."
     yield (
         f"SELECT 'conflict, left alone: ' || what || CASE WHEN is_as_at_b THEN ' (another row has a value of it that"
-        f" must be unique, or a trigger or a constraint refuses)' ELSE ' (it was changed since B)' END"
+        f" must be unique, or a trigger or a constraint refuses)'"
+        f" ELSE ' (' || coalesce(why, 'it was changed since B') || ')' END"
         f" FROM {ROWS} WHERE NOT is_done ORDER BY tbl, n;"
     )
     yield f"SELECT sum(is_done) || ' rows taken back, ' || sum(NOT is_done) || ' left alone' FROM {ROWS};"
@@ -130,7 +120,8 @@ class _Table:
         self._shape: Described = table.after
         self._encoding = encoding
         self._wanted = wanted
-        self._entangled = self._find_entangled()
+        self.number = table.number
+        self.entangled = self._find_entangled()
 
     def look(self) -> Iterator[str]:
         """For each row, whether it is exactly what it was at B."""
@@ -141,7 +132,7 @@ class _Table:
         )
         yield (
             f"INSERT INTO {ROWS} SELECT {self._table.number}, 0,"
-            f" {sql.text(f'{self._table.name}: its columns')}, {same}, {same};"
+            f" {sql.text(f'{self._table.name}: its columns')}, {same}, {same}, NULL;"
         )
         for change in self._changes():
             what = f"{self._table.name} " + ", ".join(
@@ -149,15 +140,15 @@ class _Table:
             )
             yield (
                 f"INSERT INTO {ROWS} SELECT {self._table.number}, {change.number}, {sql.text(what)},"
-                f" {self._is_as_at_b(change)}, 0;"
+                f" {self._is_as_at_b(change)}, 0, NULL;"
             )
         number = self._table.number
         yield (
             f"UPDATE {ROWS} SET is_as_at_b = 0 WHERE tbl = {number} AND n > 0"
             f" AND NOT (SELECT is_done FROM {ROWS} WHERE tbl = {number} AND n = 0);"
         )
-        if self._entangled:
-            which = f"tbl = {number} AND n IN ({', '.join(map(str, sorted(self._entangled)))})"
+        if self.entangled:
+            which = f"tbl = {number} AND n IN ({', '.join(map(str, sorted(self.entangled)))})"
             yield (
                 f"UPDATE {ROWS} SET is_as_at_b = 0 WHERE {which}"
                 f" AND (SELECT min(is_as_at_b) FROM {ROWS} WHERE {which}) = 0;"
@@ -192,13 +183,13 @@ class _Table:
 
     def _changes(self, *kinds: str, entangled: bool | None = None) -> Iterator[RowChange]:
         for change in rows_of(self._db, self._table, kinds):
-            is_entangled = change.number in self._entangled
+            is_entangled = change.number in self.entangled
             if self._wanted(self._table, change) and entangled in (None, is_entangled):
                 yield change
 
     def _find_entangled(self) -> frozenset[int]:
         """Rows whose unique values at A are those of another moved row at B; with the rows they wait for."""
-        self._entangled = frozenset()
+        self.entangled = frozenset()
         moved = list(self._changes(MOVED))
         unique = self._shape.unique
         if ANY_COLUMN in unique and len(moved) > 1:
@@ -245,35 +236,6 @@ class _Table:
 
     def _literal(self, token: str) -> str:
         return literal(token, self._encoding)
-
-
-def _tables_with_keys(db: apsw.Connection, undo: Undo) -> list[str]:
-    """The tables whose foreign keys may be broken: those that are touched, and those that refer to them."""
-    touched = {sql.fold(table.name) for table in undo.tables}
-    found = []
-    for row in schema_rows(db, AFTER):
-        if row.type == "table":
-            parents = all_rows(db, 'SELECT "table" FROM pragma_foreign_key_list(?, ?)', (row.name, AFTER))
-            if parents and (sql.fold(row.name) in touched or touched & {sql.fold(parent) for (parent,) in parents}):
-                # Keys that refer to what is no key ("foreign key mismatch") can't be checked, nor are they enforced.
-                with contextlib.suppress(apsw.SQLError):
-                    db.execute("SELECT 1 FROM pragma_foreign_key_check(?, ?) LIMIT 1", (row.name, AFTER)).fetchall()
-                    found.append(row.name)
-    return found
-
-
-def _broken_at_a(db: apsw.Connection, tables: list[str]) -> int:
-    """How many foreign keys were broken at A: an application that does not enforce them gets that state back."""
-    broken = 0
-    for name in tables:
-        with contextlib.suppress(apsw.SQLError):
-            query = "SELECT count(*) FROM pragma_foreign_key_check(?, ?)"
-            broken += int(one_value(db, query, (name, BEFORE)) or 0)
-    return broken
-
-
-def _broken(tables: list[str]) -> str:
-    return " UNION ALL ".join(f"SELECT 1 FROM pragma_foreign_key_check({sql.text(name)})" for name in tables)
 
 
 def write_lines(output: Path, lines: Iterable[str]) -> None:
