@@ -280,8 +280,9 @@ class _File(apsw.VFSFile):
             self._disk.step("sync", self._path)
             if self._disk.fault and self._disk.fault.code == errno.EIO:
                 self._disk.may_fail(self._path, "sqlite")
-            if self._disk.store in self._path:
-                self._disk.unsynced.sync(self._path)
+        # Whoever asks for it: who closes a database last writes its WAL back, and that may be the judge.
+        if self._disk.store in self._path:
+            self._disk.unsynced.sync(self._path)
 
 
 class _Vfs(apsw.VFS):
