@@ -51,11 +51,8 @@ def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list
     if unaccounted < 2 or unaccounted - count_changes(db) < 2:
         return []
     before, now = captured_schema(db), _tables(db)
-    return [
-        shape.table
-        for shape in _shapes(db, position_id)
-        if _may_be_readded(db, shape, before, now) and not (reached and _is_as_it_was(db, shape, position_id))
-    ]
+    seen = position_id if reached else None
+    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, seen, before, now)]
 
 
 def count_changes(db: apsw.Connection) -> int:
@@ -97,7 +94,10 @@ def _count_changes(db: apsw.Connection, shape: Shape, triggers: Set[str]) -> int
     return max(len(before - now), len(now - before))
 
 
-def _may_be_readded(db: apsw.Connection, shape: Shape, before: CapturedSchema | None, now: Mapping[str, str]) -> bool:
+def _is_in_doubt(
+    db: apsw.Connection, shape: Shape, seen: int | None, before: CapturedSchema | None, now: Mapping[str, str]
+) -> bool:
+    """`seen`: the position up to which it is known; None where what was written since is forgotten."""
     column = shape.columns[-1]
     if shape.width == shape.key_width:
         return False
@@ -107,8 +107,9 @@ def _may_be_readded(db: apsw.Connection, shape: Shape, before: CapturedSchema | 
         return False
     text = now[shape.table]
     # By another text nothing is to be learned from it.
-    known = before and before.has("table", shape.table, text)
-    return not known or _may_be_added_again(db, shape.table, column, text)
+    if before and before.has("table", shape.table, text) and not _may_be_added_again(db, shape.table, column, text):
+        return False
+    return seen is None or not _is_as_it_was(db, shape, seen)
 
 
 def _is_as_it_was(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
@@ -117,8 +118,6 @@ def _is_as_it_was(db: apsw.Connection, shape: Shape, position_id: int) -> bool:
     So it is where there is no row, and never was one.
     """
     column, table = shape.columns[-1], sql.name(shape.table)
-    if column not in _columns(db, shape.table) or not _has_key(db, shape):
-        return False
     default = default_as_sql(db, shape.table, column)
     keys = [f"k{n}" for n in range(shape.key_width)]
     own = own_collations(db, shape.table, shape.key) if shape.without_rowid else shape.key_collations

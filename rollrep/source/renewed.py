@@ -37,11 +37,11 @@ def tables_with_renewed_indexes(db: apsw.Connection, shapes: Iterable[Shape]) ->
         return
     for shape in shapes:
         names = newer.get(shape.table, set())
-        if names and not _has_triggers(db, shape.table):
+        if not names or not _has_triggers(db, shape.table):
             continue
         if any(before.has("index", name) for name in names) or (
             # One by another name took its place, and there may have been none in between.
-            names and shape.hidden_key and not _indexes(db, shape.table) - names
+            shape.hidden_key and not _indexes(db, shape.table) - names
         ):
             yield shape.table
 
