@@ -163,7 +163,7 @@ MUTANTS = (
     ),
     Mutant(
         "what schema_version tells is not asked",
-        "source/readded.py",
+        "source/doubt.py",
         "count_changes(db) < 2",
         "count_changes(db) < 2_000",
         DROP + "table_is_mirrored_again_when_a_column_was_dropped_and_added_as_it_was",
@@ -444,6 +444,22 @@ MUTANTS = (
         'if any(before.has("index", name) for name in names) or (',
         "if (",
         "tests/test_renewed_indexes.py::test_rows_stay_when_they_were_loaded_while_a_unique_index_was_away",
+        "assert|is not",
+    ),
+    Mutant(
+        "what is logged beside an unknown object is not noted",
+        "source/tables.py",
+        "  INSERT INTO {RANGE}(key, id, at) VALUES ({WATCHED}, new.id, new.at);\n",
+        "",
+        "tests/test_doubt.py::test_rows_are_right_when_an_index_or_trigger_came_and_went[index]",
+        "'resume', ''",
+    ),
+    Mutant(
+        "what was noted is forgotten when another table is captured anew",
+        "source/capturing.py",
+        "DELETE FROM {RANGE} WHERE key != {WATCHED}",
+        "DELETE FROM {RANGE}",
+        "tests/test_doubt.py::test_rows_are_right_when_another_table_was_captured_anew_before_the_pull",
         "assert|is not",
     ),
     Mutant(

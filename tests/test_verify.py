@@ -137,28 +137,6 @@ def test_bypass_is_found_and_repaired_when_no_trigger_saw_it(
     assert pair.at_rest().problems == []
 
 
-BETWEEN = {
-    "index": ("CREATE UNIQUE INDEX once ON t(name)", "INSERT OR REPLACE INTO t VALUES (3, 'a', 3)", "DROP INDEX once"),
-    "trigger": (
-        "CREATE TRIGGER once AFTER INSERT ON t BEGIN UPDATE t SET n = 7 WHERE id = new.id; END",
-        "INSERT INTO t VALUES (3, 'c', 3)",
-        "DROP TRIGGER once",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", BETWEEN)
-def test_difference_is_repaired_when_an_index_or_trigger_was_there_only_between_two_pulls(
-    pair: VerifiedPair, what: str
-) -> None:
-    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, name, n); INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)")
-    for statement in BETWEEN[what]:
-        pair.do(statement)
-    assert not pair.verify().equal
-    assert pair.verify(repair=True).equal
-    oracle.assert_same(pair.path, pair.store.mirror)
-
-
 @pytest.mark.parametrize(
     ("source", "mirror"),
     [

@@ -187,7 +187,7 @@ class Facts(msgspec.Struct, frozen=True):
     point: Point | None = None
     """the consistency point that the row at `head` is, if it is one"""
     schema_version: Integer | None = None
-    """SQLite's count of changes to the schema, which tells what its text does not: rollrep/source/readded.py"""
+    """SQLite's count of changes to the schema, which tells what its text does not: rollrep/source/doubt.py"""
 
     def __post_init__(self) -> None:
         require_moment(self.time)

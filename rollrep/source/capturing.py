@@ -17,7 +17,7 @@ from rollrep.source import capture
 from rollrep.source.inspect import TablePlan
 from rollrep.source.log import current_shapes
 from rollrep.source.pins import Pins, is_pinned, pin
-from rollrep.source.tables import FORGOTTEN, LOG, PENDING, RANGE, SHAPE
+from rollrep.source.tables import FORGOTTEN, LOG, PENDING, RANGE, SHAPE, WATCHED
 from rollrep.wire.forgotten_ranges import width_for
 
 OURS = f"{PREFIX}*"
@@ -63,7 +63,7 @@ def capture_tables(db: apsw.Connection, plans: Sequence[TablePlan]) -> None:
     shape_id = int(one_value(db, f"SELECT ifnull(max(id), 0) FROM {SHAPE}"))
     pin(db, [plan.shape.table for plan in plans if plan.pin_rowids])
     # Those of a capture that has ended are nobody's, and what has not fallen yet will say where it lay.
-    db.execute(f"DELETE FROM {RANGE}")
+    db.execute(f"DELETE FROM {RANGE} WHERE key != {WATCHED}")
     for plan in plans:
         shape_id += 1
         _note_shape(db, msgspec.structs.replace(plan.shape, id=shape_id))

@@ -26,6 +26,7 @@ from rollrep.query import all_rows, find_row, has_table, one_row, one_value
 from rollrep.source.alone import refuse_while_migrated
 from rollrep.source.capturing import OURS, capture_tables, make_room, release, stands, triggers_by_table
 from rollrep.source.database import changing_schema, writing
+from rollrep.source.doubt import count_changes
 from rollrep.source.inspect import inspect
 from rollrep.source.log import (
     CHANGES_KNOWN,
@@ -44,26 +45,27 @@ from rollrep.source.log import (
     write_unseen_mark,
 )
 from rollrep.source.pins import read_pins
-from rollrep.source.readded import count_changes
 from rollrep.source.renewed import tables_with_renewed_indexes
 from rollrep.source.tables import (
     FORGOTTEN,
     FORMAT,
     LOG,
     META,
-    NEWER_INDEXES,
+    NEWEST_OBJECT,
     PENDING,
     POINT_SIZE,
     PRUNE,
     RANGE,
     SCHEMA_TEXT,
     SHAPE,
+    WATCH,
     WRITE_POINT,
     Limits,
     create_tables,
     drop_tables,
     point_trigger,
     prune_trigger,
+    watch_trigger,
 )
 
 
@@ -292,13 +294,17 @@ def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], 
 def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
     key_width = int(one_value(db, f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}"))
     write_point = point_trigger(with_sequence=has_table(db, "sqlite_sequence"))
-    wanted = {PRUNE: prune_trigger(limits, key_width), WRITE_POINT: write_point}
+    wanted = {WATCH: watch_trigger(), PRUNE: prune_trigger(limits, key_width), WRITE_POINT: write_point}
     for trigger, text in wanted.items():
         found = find_row(db, "SELECT sql FROM sqlite_schema WHERE name=?", (trigger,))
-        # Not only where it is another: it has to be the newest of all.
-        if found is None or found[0] != text or (trigger == WRITE_POINT and find_row(db, NEWER_INDEXES)):
+        # WRITE_POINT has to be the newest object of all.
+        if found is None or found[0] != text or (trigger == WRITE_POINT and not is_current(db) and not _is_newest(db)):
             db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
             db.execute(text)
+
+
+def _is_newest(db: apsw.Connection) -> bool:
+    return bool(one_value(db, NEWEST_OBJECT) == WRITE_POINT)
 
 
 def _mend_log(db: apsw.Connection) -> None:

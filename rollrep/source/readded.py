@@ -2,11 +2,10 @@
 
     t(a, b, c)   DROP COLUMN c   ADD COLUMN c   t(a, b, c)      the same text, and every c is what ADD COLUMN put there
 
-Our triggers live through both (rollrep.source.dropping), and neither fires them.  But each raises `schema_version` by
-one; and who adds a column puts it last, behind a comma and a space.  So where that number has grown by two more than
-can be accounted for, a table is believed only if its text could not have come about so, or if some row shows that its
-last column is what it was: by a value that is not the default, and with nothing logged of the row since.  Otherwise
-the table is captured anew.
+Our triggers live through both (rollrep.source.dropping), and neither fires them.  But who adds a column puts it last,
+behind a comma and a space.  So where the schema may have changed unseen (rollrep.source.doubt), a table is believed
+only if its text could not have come about so, or if some row shows that its last column is what it was: by a value
+that is not the default, and with nothing logged of the row since.
 
 Knows: the log, SQLite's schema pragmas.  Does not know: the wire.
 """
@@ -14,65 +13,32 @@ Knows: the log, SQLite's schema pragmas.  Does not know: the wire.
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 
 import apsw
-import msgspec
 
 from rollrep.core import sql
-from rollrep.core.nouns import Op, Shape
+from rollrep.core.nouns import Shape
 from rollrep.query import all_rows, find_row, one_value, own_collations
-from rollrep.source.capture import EVENTS, trigger_name
-from rollrep.source.captured_schema import CapturedSchema, captured_schema, count_new_objects
+from rollrep.source.captured_schema import CapturedSchema
 from rollrep.source.inspect import can_be_dropped, default_as_sql
-from rollrep.source.log import CHANGES_KNOWN, schema_version
-from rollrep.source.tables import FORGOTTEN, LOG, META, SHAPE
+from rollrep.source.tables import FORGOTTEN, LOG, META
 
 ROWS = 1_000
 """so many are looked at from either end of a table"""
 
 
-def tables_in_doubt(db: apsw.Connection, version: int, position_id: int) -> list[str]:
-    """Captured tables of which it can't be told, for who knows all up to `position_id`, at `schema_version` `version`.
+def readded_tables(
+    db: apsw.Connection, shapes: Iterable[Shape], position_id: int, before: CapturedSchema | None
+) -> Iterator[str]:
+    """Those whose last column may be another one, for who knows all up to `position_id`.
 
-    None of those that are captured anew since: they are mirrored again anyway.  Where the log and its forgotten keys
-    don't reach back so far, no row shows what it was.
+    Where the log and its forgotten keys don't reach back so far, no row shows what it was.
     """
-    accounted = one_value(
-        db,
-        f"SELECT ifnull(sum(json_extract(v1, '$.{CHANGES_KNOWN}')), 0) FROM {LOG} WHERE id > ? AND op = {Op.MARK:d}"
-        " AND json_valid(v1)",
-        (position_id,),
-    )
+    now = _tables(db)
     reached = one_value(db, f"SELECT forgotten_through FROM {META}") <= position_id
-    unaccounted = schema_version(db) - version - accounted
-    # Nearly always nothing has changed; then the thousand tables that there may be are not looked at.
-    if unaccounted < 2 or unaccounted - count_changes(db) < 2:
-        return []
-    before, now = captured_schema(db), _tables(db)
     seen = position_id if reached else None
-    return [shape.table for shape in _shapes(db, position_id) if _is_in_doubt(db, shape, seen, before, now)]
-
-
-def count_changes(db: apsw.Connection) -> int:
-    """So many changes at least have made the schema that was captured last what it is now."""
-    triggers: dict[str, set[str]] = {}
-    for name, table in all_rows(db, "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"):
-        triggers.setdefault(table, set()).add(name)
-    known = sum(_count_changes(db, each, triggers.get(each.table, set())) for each in _shapes(db, sys.maxsize))
-    return known + count_new_objects(db, captured_schema(db))
-
-
-def _shapes(db: apsw.Connection, since: int) -> list[Shape]:
-    """Of the tables that are there, and have been captured since then."""
-    rows = all_rows(
-        db,
-        f"SELECT body FROM {SHAPE} WHERE is_current AND since <= ?"
-        " AND tbl IN (SELECT name FROM sqlite_schema WHERE type = 'table') ORDER BY id",
-        (since,),
-    )
-    return [msgspec.json.decode(body, type=Shape) for (body,) in rows]
+    return (shape.table for shape in shapes if _is_readded(db, shape, seen, before, now))
 
 
 def _tables(db: apsw.Connection) -> dict[str, str]:
@@ -84,17 +50,7 @@ def _columns(db: apsw.Connection, table: str) -> list[str]:
     return [name for (name,) in all_rows(db, "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,))]
 
 
-def _count_changes(db: apsw.Connection, shape: Shape, triggers: Set[str]) -> int:
-    """So many changes at least have made a table, on which these `triggers` stand, what it is now."""
-    if triggers.isdisjoint(trigger_name(event, shape.table) for event in EVENTS):
-        # Dropped and made again; to drop our triggers one by one takes more.
-        return 2
-    stored = all_rows(db, "SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0", (shape.table,))
-    before, now = set(shape.columns[shape.hidden_key :]), {name for (name,) in stored}
-    return max(len(before - now), len(now - before))
-
-
-def _is_in_doubt(
+def _is_readded(
     db: apsw.Connection, shape: Shape, seen: int | None, before: CapturedSchema | None, now: Mapping[str, str]
 ) -> bool:
     """`seen`: the position up to which it is known; None where what was written since is forgotten."""

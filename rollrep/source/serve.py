@@ -30,6 +30,7 @@ from rollrep.core.nouns import Layout, Position, Shape
 from rollrep.query import load_digests
 from rollrep.source.database import instance_of, open_source, reading, translated
 from rollrep.source.digests import Digests
+from rollrep.source.doubt import tables_in_doubt
 from rollrep.source.expected import rows_about
 from rollrep.source.forgotten import Forgotten
 from rollrep.source.forgotten_ranges import read_ranges
@@ -50,7 +51,6 @@ from rollrep.source.log import (
     schema_version,
 )
 from rollrep.source.pages import go_by_pages, send_pages
-from rollrep.source.readded import tables_in_doubt
 from rollrep.source.reader import Gone, Reader, slices
 from rollrep.source.shadows import Shadows
 from rollrep.source.window import read_windows

@@ -1,8 +1,10 @@
-"""The rolling log's own tables, and the one trigger that makes it roll.
+"""The rolling log's own tables, the trigger that makes it roll, and the one that watches who else is there.
 
     _rollrep_log        id | at | shape | op | size | v0 v1 v2 ...     whole rows, newest last
     _rollrep_forgotten  id | shape | at | k0 ...                       keys of rows that fell off
     _rollrep_range      key | id | at                                  where the keys lay that fell off in turn
+                        0   | id | at                                  the newest row that an unknown object may have
+                                                                       had a hand in: `watch_trigger`
     _rollrep_shape      which value is which column of which table, one row per capture of a table
     _rollrep_pending    touched keys of an UPDATE that has not ended; almost always empty
     _rollrep_meta       one row: format, identity, epoch, limits, and how far pruning came
@@ -36,7 +38,15 @@ PENDING = f"{PREFIX}pending"
 META = f"{PREFIX}meta"
 POINT = f"{PREFIX}point"
 PRUNE = f"{PREFIX}prune"
+WATCH = f"{PREFIX}watch"
 WRITE_POINT = f"{PREFIX}write_point"
+
+WATCHED = 0
+"""the key in RANGE of the newest row that an object unknown to capture may have had a hand in"""
+NEWEST_OBJECTS = 16
+"""so many of the schema's newest objects are looked at, with each row: a schema may have thousands"""
+
+NEWEST_OBJECT = "SELECT name FROM sqlite_master ORDER BY rowid DESC LIMIT 1"
 
 NEWER_INDEXES = (
     "SELECT name, tbl_name FROM sqlite_master WHERE type = 'index' AND rowid >"
@@ -133,6 +143,26 @@ def point_trigger(*, with_sequence: bool) -> str:
 _NO_TABLE = "+l.shape = 0"
 """SQL that is true of points and marks.  Without the + SQLite makes an index of the whole log for the moment, each time
 (https://www.sqlite.org/optoverview.html#automatic_query_time_indexes): 500,000 rows, to find one among some thousand"""
+
+
+def watch_trigger() -> str:
+    """The trigger that notes which row was logged while a table had an index or a trigger that capture doesn't know.
+
+    Such an index may remove rows by a REPLACE that nobody announced, such a trigger may change a row before ours reads
+    it; and one that is gone again by the next pull has left no trace but this (rollrep.source.doubt).  WRITE_POINT is
+    the newest object wherever nothing was made since capture, so one look at the end of sqlite_master is all that a row
+    costs then: 0.2 microseconds.
+    """
+    newest = f"FROM sqlite_master ORDER BY rowid DESC LIMIT {NEWEST_OBJECTS}"
+    return f"""CREATE TRIGGER {WATCH} AFTER INSERT ON {LOG}
+WHEN ({NEWEST_OBJECT}) IS NOT '{WRITE_POINT}' AND new.shape > 0
+  AND EXISTS (SELECT 1 FROM (SELECT type, name, tbl_name {newest})
+    WHERE type IN ('index', 'trigger') AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '{PREFIX}*'
+      AND tbl_name IN (SELECT tbl FROM {SHAPE} WHERE is_current))
+BEGIN
+  DELETE FROM {RANGE} WHERE key = {WATCHED};
+  INSERT INTO {RANGE}(key, id, at) VALUES ({WATCHED}, new.id, new.at);
+END"""
 
 
 def prune_trigger(limits: Limits, key_width: int) -> str:
