@@ -324,6 +324,24 @@ def test_sequence_arrives_when_the_application_sets_it(pair: FollowedPair) -> No
     pair.same_at(*at)
 
 
+@pytest.mark.parametrize("pulled", [True, False], ids=["pulled", "not_pulled"])
+def test_points_and_renames_succeed_when_the_last_autoincrement_is_dropped_before_a_vacuum(
+    pair: FollowedPair, pulled: bool
+) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); CREATE TABLE u(n); INSERT INTO t(v) VALUES (1)")
+    pair.do("DROP TABLE t")
+    if pulled:
+        pair.pull()
+    pair.do("VACUUM")
+    pair.do("INSERT INTO _rollrep_point(label) VALUES ('vacuumed')")
+    pair.do("ALTER TABLE u RENAME TO w")
+    pair.do("INSERT INTO w VALUES (1)")
+    assert pair.pull() == ("mirror", "schema")
+    pair.do("INSERT INTO w VALUES (2)")
+    pair.same()
+    pair.same_at(*pair.point_pulled())
+
+
 def test_sequence_arrives_when_a_row_of_it_has_no_name(pair: FollowedPair) -> None:
     pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); INSERT INTO t(v) VALUES (1)")
     pair.do("INSERT INTO sqlite_sequence VALUES (NULL, 5), (x'74', 9)")

@@ -57,12 +57,14 @@ from rollrep.source.tables import (
     PRUNE,
     RANGE,
     SCHEMA_TEXT,
+    SEQUENCE,
     SHAPE,
     WATCH,
     WRITE_POINT,
     Limits,
     create_tables,
     drop_tables,
+    keep_sequence,
     point_trigger,
     prune_trigger,
     watch_trigger,
@@ -293,7 +295,10 @@ def _set_choices(db: apsw.Connection, limits: Limits, include: tuple[str, ...], 
 
 def _set_log_triggers(db: apsw.Connection, limits: Limits) -> None:
     key_width = int(one_value(db, f"SELECT ifnull(max(key_width), 1) FROM {SHAPE}"))
-    write_point = point_trigger(with_sequence=has_table(db, "sqlite_sequence"))
+    with_sequence = has_table(db, "sqlite_sequence")
+    if with_sequence and not has_table(db, SEQUENCE):
+        db.execute(keep_sequence())
+    write_point = point_trigger(with_sequence=with_sequence)
     wanted = {WATCH: watch_trigger(), PRUNE: prune_trigger(limits, key_width), WRITE_POINT: write_point}
     for trigger, text in wanted.items():
         found = find_row(db, "SELECT sql FROM sqlite_schema WHERE name=?", (trigger,))

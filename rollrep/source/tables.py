@@ -7,6 +7,7 @@
                                                                        had a hand in: `watch_trigger`
     _rollrep_shape      which value is which column of which table, one row per capture of a table
     _rollrep_pending    touched keys of an UPDATE that has not ended; almost always empty
+    _rollrep_sequence   always empty; where there is a sqlite_sequence, it keeps VACUUM from removing that
     _rollrep_meta       one row: format, identity, epoch, limits, and how far pruning came
     _rollrep_point      a view: INSERT INTO _rollrep_point(label) VALUES ('...') writes a point
 
@@ -35,6 +36,7 @@ FORGOTTEN = f"{PREFIX}forgotten"
 RANGE = f"{PREFIX}range"
 SHAPE = f"{PREFIX}shape"
 PENDING = f"{PREFIX}pending"
+SEQUENCE = f"{PREFIX}sequence"
 META = f"{PREFIX}meta"
 POINT = f"{PREFIX}point"
 PRUNE = f"{PREFIX}prune"
@@ -120,8 +122,17 @@ def drop_tables() -> list[str]:
     """The reverse.  The caller drops the triggers on the application's tables first: with the log gone,
     any of them would make every write of the application fail."""
     return [f"DROP VIEW IF EXISTS {POINT}"] + [
-        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, RANGE, SHAPE, PENDING, META)
+        f"DROP TABLE IF EXISTS {table}" for table in (LOG, FORGOTTEN, RANGE, SHAPE, PENDING, SEQUENCE, META)
     ]
+
+
+def keep_sequence() -> str:
+    """The statement after which the database keeps its sqlite_sequence.
+
+    VACUUM makes it anew with the first table that is AUTOINCREMENT, and where the application has dropped its last one,
+    not at all: then WRITE_POINT names what isn't there, and every point and every RENAME fails.
+    """
+    return f"CREATE TABLE {SEQUENCE}(id INTEGER PRIMARY KEY AUTOINCREMENT)"
 
 
 def point_trigger(*, with_sequence: bool) -> str:
