@@ -276,6 +276,24 @@ class Life(RuleBasedStateMachine):
             if not self.tables():
                 self.both(0, "CREATE TABLE plain(a INTEGER PRIMARY KEY, b UNIQUE)")
 
+    @rule(data=st.data())
+    def come_and_go(self, data: st.DataObject) -> None:
+        """An index or a trigger that no pull sees, but for what it does; none that ends a statement before ours."""
+        draw = HypothesisDraw(data)
+        with self.guarded():
+            tables = self.tables()
+            table, kind = draw.pick(tables), draw.pick(["INDEX", "TRIGGER"])
+            made = (
+                anything.create_index(draw, table, "passing")
+                if kind == "INDEX"
+                else anything.create_trigger(draw, table, draw.pick(tables), "passing")
+            )
+            if "RAISE(IGNORE)" in made or self.both(0, made, text=False)[0] == "SQLError":
+                return
+            for _ in range(draw.count(1, 4)):
+                self.both(0, anything.statement(draw, tables))
+            self.both(0, f"DROP {kind} IF EXISTS passing", text=False)
+
     @rule()
     def vacuum(self) -> None:
         # Not the twin: it renumbers the rowids of tables without a key, and rollrep keeps it from doing so.
