@@ -328,7 +328,9 @@ def test_sequence_arrives_when_the_application_sets_it(pair: FollowedPair) -> No
 def test_points_and_renames_succeed_when_the_last_autoincrement_is_dropped_before_a_vacuum(
     pair: FollowedPair, pulled: bool
 ) -> None:
-    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); CREATE TABLE u(n); INSERT INTO t(v) VALUES (1)")
+    pair.start(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v); CREATE TABLE u(n); INSERT INTO t(v) VALUES (1)"
+    )
     pair.do("DROP TABLE t")
     if pulled:
         pair.pull()
