@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import anything
 import oracle
 import pytest
+from draws import SeededDraw, attempt, create, write
 from pair import FollowedPair
 
 from rollrep.core.moments import Latest
@@ -113,9 +115,10 @@ def test_rows_are_right_when_even_their_keys_are_forgotten(pair: FollowedPair) -
             "INSERT INTO t VALUES (3, 'c', 3)",
             "DROP TABLE scratch",
         ),
+        ("CREATE INDEX once ON t(name)", "INSERT OR REPLACE INTO t VALUES (3, 'a', 3)", "DROP INDEX once"),
         ("CREATE UNIQUE INDEX once ON t(name)", "DROP INDEX once", "INSERT OR REPLACE INTO t VALUES (3, 'a', 3)"),
     ],
-    ids=["vacuum", "scratch_table", "nothing_written_meanwhile"],
+    ids=["vacuum", "scratch_table", "index_that_is_not_unique", "nothing_written_meanwhile"],
 )
 def test_nothing_is_mirrored_again_when_nothing_could_have_acted_unseen(
     pair: FollowedPair, meanwhile: tuple[str, ...]
@@ -125,3 +128,27 @@ def test_nothing_is_mirrored_again_when_nothing_could_have_acted_unseen(
         pair.do(statement)
     assert pair.pull() == ("resume", "")
     latest_is_the_source(pair)
+
+
+@pytest.mark.parametrize("seed", range(290, 314))
+def test_mirror_is_the_source_when_anything_came_and_went(pair: FollowedPair, seed: int) -> None:
+    draw = SeededDraw(seed)
+    create(pair.db, draw)
+    write(pair.db, draw, 15)
+    pair.install()
+    pair.pull()
+    tables = anything.read_tables(pair.db)
+    for _ in range(draw.count(1, 4)):
+        table = draw.pick(tables)
+        index = anything.create_index(draw, table, "passing")
+        trigger = anything.create_trigger(draw, table, draw.pick(tables), "passing")
+        made = draw.pick([sql for sql in (index, trigger) if "RAISE(IGNORE)" not in sql])
+        if attempt(pair.db, made):
+            for _ in range(draw.count(1, 6)):
+                attempt(pair.db, anything.insert(draw, table, "OR REPLACE"))
+                write(pair.db, draw, 1)
+            attempt(pair.db, f"DROP {'INDEX' if made == index else 'TRIGGER'} passing")
+        if draw.chance(3):
+            pair.pull()
+    pair.pull()
+    oracle.assert_same(pair.path, pair.store.mirror)

@@ -157,7 +157,7 @@ _NO_TABLE = "+l.shape = 0"
 
 
 def watch_trigger() -> str:
-    """The trigger that notes which row was logged while a table had an index or a trigger that capture doesn't know.
+    """The trigger that notes which row was logged while a table had a UNIQUE index or a trigger unknown to capture.
 
     Such an index may remove rows by a REPLACE that nobody announced, such a trigger may change a row before ours reads
     it; and one that is gone again by the next pull has left no trace but this (rollrep.source.doubt).  WRITE_POINT is
@@ -167,8 +167,8 @@ def watch_trigger() -> str:
     newest = f"FROM sqlite_master ORDER BY rowid DESC LIMIT {NEWEST_OBJECTS}"
     return f"""CREATE TRIGGER {WATCH} AFTER INSERT ON {LOG}
 WHEN ({NEWEST_OBJECT}) IS NOT '{WRITE_POINT}' AND new.shape > 0
-  AND EXISTS (SELECT 1 FROM (SELECT type, name, tbl_name {newest})
-    WHERE type IN ('index', 'trigger') AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '{PREFIX}*'
+  AND EXISTS (SELECT 1 FROM (SELECT type, name, tbl_name, sql {newest})
+    WHERE (type = 'trigger' AND name NOT GLOB '{PREFIX}*' OR sql GLOB 'CREATE UNIQUE INDEX *')
       AND tbl_name IN (SELECT tbl FROM {SHAPE} WHERE is_current))
 BEGIN
   DELETE FROM {RANGE} WHERE key = {WATCHED};
