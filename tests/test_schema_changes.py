@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import oracle
 import pytest
 from pair import FollowedPair
+from sources import copy_source
+
+from rollrep.destination.archive import Archive
+from rollrep.source import reader
 
 SHOP = (
     "CREATE TABLE author(id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name varchar(40));"
@@ -162,3 +167,40 @@ def test_nothing_remains_of_a_change_when_it_was_rolled_back(pair: FollowedPair,
     pair.do(f"BEGIN; {statements}; ROLLBACK; {WORK}")
     assert pair.pull() == ("resume", "")
     oracle.assert_same(pair.path, pair.store.mirror)
+
+
+def test_points_stay_what_they_were_when_the_source_is_put_back_while_a_change_of_the_schema_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put back to behind the segment that is replayed, and before where the archive ends."""
+    monkeypatch.setattr(reader, "IMAGE_ROWS", 5)
+    pair = FollowedPair(tmp_path)
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    for n in range(12):
+        pair.do(f"INSERT INTO t(v) VALUES ({n})")
+        if n == 7:
+            copy_source(pair.path, tmp_path / "backup.db")
+    at = pair.point()
+    pair.do("ALTER TABLE t ADD COLUMN w")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    attach = Archive.attach
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Archive,
+            "attach",
+            lambda self, db, segment: attach(self, db, segment) if segment.first < 5 else die(),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            pair.pull()
+    with apsw.Connection(str(tmp_path / "backup.db")) as backup, pair.db.backup("main", backup, "main") as going:
+        going.step(-1)
+    pair.do("INSERT INTO t(v) VALUES ('after')")
+    pair.pull()
+    oracle.assert_same(pair.path, pair.store.mirror)
+    pair.same_at(*at)
+    after = pair.point_pulled()
+    pair.same_at(*at)
+    pair.same_at(*after)

@@ -32,7 +32,7 @@ from rollrep.destination.mirror_db import State, WriteBack, open_mirror, state_o
 from rollrep.destination.mirroring import Mirroring
 from rollrep.destination.moved import Copied
 from rollrep.destination.pace import Pace
-from rollrep.destination.recording import record_points
+from rollrep.destination.recording import record_archived, record_points
 from rollrep.destination.remembered import known_lasting
 from rollrep.destination.replay import OrderNeeded, Replay
 from rollrep.destination.shadow_archive import ShadowArchive
@@ -97,6 +97,10 @@ class Ladder:
                 return None
             # It was whole when the process died: only the publishing may be missing.
             self._mirroring.publish()
+            return None
+        if staged and staged.position.id < staged.began_after:
+            # It is not yet where the archive ends, and only from there does the source tell whether it was put back.
+            self._mirroring.discard()
             return None
         return staged
 
@@ -291,6 +295,7 @@ class Ladder:
             refuse_another_history(answer)
         if answer.reason in OLD_LINE_ENDS or answer.database_id != state.database_id:
             record_points(self._catalog, self._archive, state, [])
+            record_archived(self._store, self._catalog)
             take_snapshot(self._store, self._catalog)
 
     def _archive_old_schema(self, state: State | None, answer: Answer) -> None:

@@ -10,12 +10,12 @@ import contextlib
 import msgspec
 
 from rollrep.core.clock import from_iso
-from rollrep.core.errors import DiskFull
+from rollrep.core.errors import DiskFull, VerifyFailed
 from rollrep.core.nouns import Point
 from rollrep.destination.archive import Archive
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Line, Snapshot
-from rollrep.destination.mirror_db import State, open_mirror, write_state
+from rollrep.destination.mirror_db import State, open_mirror, state_of, write_state
 from rollrep.destination.shadow_archive import ShadowArchive
 from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
@@ -39,6 +39,18 @@ def record_points(catalog: Catalog, archive: Archive, state: State, more: list[P
     with catalog.connection:
         added = catalog.add_points(line, [*found, *extra], state.position.id)
     return added
+
+
+def record_archived(store: Store, catalog: Catalog) -> None:
+    """Records the points of what is archived beyond the mirror: a pull was cut, and its source may never come back."""
+    state = state_of(store.mirror)
+    if state is None:
+        return
+    archive = Archive(store, catalog)
+    end = archive.end(state.position, state.line)
+    if end.id > state.position.id:
+        with contextlib.suppress(VerifyFailed, OSError):  # of a damaged file, verify says what is to be done
+            record_points(catalog, archive, msgspec.structs.replace(state, position=end), [])
 
 
 def is_snapshot_due(catalog: Catalog, archive: Archive, state: State, snapshot_s: float) -> bool:

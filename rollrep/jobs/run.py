@@ -25,6 +25,7 @@ from rollrep.core.errors import DiskFull, RollrepError, Temporary, VerifyFailed
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.mirror_db import mirror_problems
 from rollrep.destination.pull import Outcome, Wishes, pull
+from rollrep.destination.recording import record_archived
 from rollrep.destination.remembered import FAILURE, PULL, remember, remembered
 from rollrep.destination.store import NO_ROOM, Store
 from rollrep.hooks import call_safely
@@ -179,6 +180,7 @@ def _remember(store: Store, result: Result) -> None:
     with contextlib.suppress(RollrepError, apsw.Error, OSError), Catalog(store.catalog) as catalog:
         if result.error:
             remember(catalog, FAILURE, error_json(result.error))
+            record_archived(store, catalog)
             return
         told = result.as_json()
         kept = ("answer", "reason", "operations", "bytes_received", "seconds", "not_carried")
