@@ -94,7 +94,7 @@ def restore_command(
     began = clock.monotonic_s()
     parse_moment(at, now=clock.now())
     if not dry_run:
-        output_file(output.absolute(), force=force)
+        output_file(output.absolute(), force=force, database=True)
     with naming(job), Catalog(store.catalog) as catalog:
         point, moment = chosen_point(catalog, job, at)
         found = plan_newest(store, catalog, point) if isinstance(moment, Latest) else plan(catalog, point)

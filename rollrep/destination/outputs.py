@@ -1,7 +1,7 @@
 """Where a command may write the file that it was asked for.
 
     nothing there      ──► written
-    a regular file     ──► replaced, with --force alone
+    a regular file     ──► replaced, with --force alone; never a database that somebody has open
     a link to one      ──► what it leads to is replaced; the link stays
     anything else      ──► refused: a rename would take the place of a device, a pipe, or somebody's link
 
@@ -15,16 +15,20 @@ import os
 import stat
 from pathlib import Path
 
-from rollrep.core.errors import UsageError
+from rollrep.core.errors import Locked, UsageError
+from rollrep.destination.in_use import user_of
 
 OTHER = "another --output"
+MAGIC = b"SQLite format 3\0"
+LEFT = ("-wal", "-journal")
 NOTHING_YET = (errno.ENOENT, errno.ENOTDIR)
 
 
-def output_file(asked: Path, *, force: bool, give: str = OTHER) -> Path:
+def output_file(asked: Path, *, force: bool, give: str = OTHER, database: bool = False) -> Path:
     """The path to write for `asked`, links followed.  Raises UsageError where nothing may or can be written there.
 
-    `give` is what else the person can give, in words.
+    Locked where it is a database that another process has open.  `give` is what else the person can give, in words;
+    `database` says that what is written is one.
     """
     if require_regular(asked, give) and not force:
         raise UsageError(
@@ -33,7 +37,32 @@ def output_file(asked: Path, *, force: bool, give: str = OTHER) -> Path:
     target = asked.resolve()
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UsageError(f"{target.parent} is no folder that can be written", remedy=f"give {give}")
+    if (_is_database(target) or (database and not target.exists())) and (user := user_of(target)):
+        raise Locked(
+            f"{asked} is a database that {user} has open, and would go on with when it was replaced",
+            remedy=f"stop that process and type it again, or give {give} (nothing was written)",
+        )
+    if database and not force:
+        _refuse_left(target, give)
     return target
+
+
+def _refuse_left(target: Path, give: str) -> None:
+    """Raises UsageError where a file of a database that is gone lies beside: SQLite would take it for the new one's."""
+    for path in (target.with_name(target.name + ending) for ending in LEFT):
+        if path.exists():
+            raise UsageError(
+                f"{path} is left of a database that is gone, and SQLite would read it as a part of the new one",
+                remedy=f"move it away, give {give}, or --force to remove it (nothing was written)",
+            )
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def require_regular(path: Path, give: str) -> bool:

@@ -133,10 +133,10 @@ def restore(
 ) -> Restored:  # fmt: skip
     """Writes the database as it was to `output`, without any object of ours; whole or not at all.
 
-    How far it is checked: `building.finish`.  Raises UsageError where `output` may not be written (`output_file`),
-    VerifyFailed where a file is damaged.
+    How far it is checked: `building.finish`.  Raises what `output_file` does where `output` may not be
+    written, VerifyFailed where a file is damaged.
     """
-    output = output_file(output, force=force)
+    output = output_file(output, force=force, database=True)
     whole, temporary = unfinished(output, "whole"), unfinished(output)
 
     def attempt(chosen: Plan) -> Restored:

@@ -1,0 +1,91 @@
+"""What commands write over, and what they never do: each refusal leaves every file as it was, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_cli import Place, refusal, sentence
+
+from rollrep.destination import in_use
+
+HOLDS = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode = " + sys.argv[2])
+db.execute("CREATE TABLE IF NOT EXISTS mine(a)")
+db.execute("INSERT INTO mine VALUES (1)")
+print("open", flush=True)
+sys.stdin.readline()
+"""
+MODES = ("wal", "delete")
+
+
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("pulled")).pulled()
+
+
+@contextlib.contextmanager
+def application(path: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has a database open and does nothing."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, path, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as process:  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "open\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "command",
+    [("restore", "shop", "--force", "-o"), ("export", "shop", "--force"), ("timeline", "shop", "--html")],
+    ids=lambda command: command[0],
+)
+def test_database_stays_when_an_application_has_it_open(pulled: Place, mode: str, command: tuple[str, ...]) -> None:
+    live = pulled.folder / f"live-{mode}-{command[0]}.db"
+    with application(live, mode) as process:
+        refusal(pulled, 11, (*command, live), f"process {process.pid} (", "  next: stop that process and type it again")
+    if command[0] == "restore":
+        assert pulled.run(*command, live).returncode == 0
+        with contextlib.closing(sqlite3.connect(live)) as db:
+            assert db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'mine'").fetchone() == (0,)
+
+
+def test_database_stays_when_only_its_locks_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another user's process."""
+    monkeypatch.setattr(in_use, "PROCESSES", tmp_path / "none")
+    with application(tmp_path / "live.db", "wal"):
+        assert in_use.user_of(tmp_path / "live.db") == "another process"
+    assert in_use.user_of(tmp_path / "live.db") == ""
+
+
+def test_restore_refuses_when_the_wal_of_a_database_that_is_gone_lies_there(place: Place) -> None:
+    place.pulled()
+    old = place.folder / "old.db"
+    with application(old, "wal"):
+        place.run("points", "shop")
+    old.unlink()
+    refusal(place, 2, ("restore", "shop", "-o", old), "old.db-wal is left of a database that is gone", "--force")
+    assert place.run("restore", "shop", "-o", old, "--force").returncode == 0
+    with contextlib.closing(sqlite3.connect(old)) as db:
+        assert db.execute("SELECT count(*) > 0, sum(name = 'mine') FROM sqlite_schema").fetchone() == (1, 0)
+
+
+def test_restore_refuses_when_an_application_goes_on_with_a_file_that_was_removed(place: Place) -> None:
+    place.pulled()
+    live = place.folder / "live.db"
+    with application(live, "wal") as process:
+        live.unlink()
+        for force in ((), ("--force",)):
+            sentence(place.run("restore", "shop", "-o", live, *force), 11, f"process {process.pid} (")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
