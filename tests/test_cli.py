@@ -563,7 +563,7 @@ def test_dry_run_ends_as_the_restore_would_when_a_virtual_table_is_of_an_earlier
     place.write("INSERT INTO search VALUES ('z')", "UPDATE posts SET title = 'later'")
     place.good("pull")
     for at, code in (("label:between", 3), ("latest", 0)):
-        would = place.run("restore", "shop", "--at", at, "-o", "out.db", "-n")
+        would = place.run("restore", "shop", "--at", at, "-o", "out.db", "-n", "--force")
         done = place.run("restore", "shop", "--at", at, "-o", "out.db", "--force")
         assert (would.returncode, done.returncode) == (code, code), would.stderr + done.stderr
         assert ("the virtual table search is as of log id" in would.stderr) == (code == 3)

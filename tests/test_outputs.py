@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import Place, refusal, sentence
+from test_cli import WRITING, Place, refusal, sentence
 
 from rollrep.destination import in_use
 
@@ -84,6 +84,30 @@ def test_restore_refuses_when_an_application_goes_on_with_a_file_that_was_remove
         live.unlink()
         for force in ((), ("--force",)):
             sentence(place.run("restore", "shop", "-o", live, *force), 11, f"process {process.pid} (")
+
+
+@pytest.mark.parametrize("command", WRITING[:-1], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("rollrep.toml", "is the configuration"), ("app.db", "is of the source of shop"),
+     ("app.db-wal", "is of the source of shop"), ("data/shop/mirror.db", "where rollrep keeps a job's own files"),
+     ("data/shop/archive/new", "where rollrep keeps a job's own files"), ("link", "where rollrep keeps"),
+     ("data/gone/catalog.db", "where rollrep keeps a job's own files")],
+)  # fmt: skip
+def test_output_is_refused_when_it_is_forced_upon_what_is_rollreps_or_a_source(
+    pulled: Place, command: tuple[str, ...], path: str, why: str
+) -> None:
+    with contextlib.suppress(FileExistsError):
+        (pulled.folder / "link").symlink_to(pulled.store / "shop" / "catalog.db")
+        (pulled.store / "gone").mkdir()
+        (pulled.store / "gone" / "catalog.db").write_bytes(b"of a job that the configuration has no more")
+    refusal(pulled, 2, (*command, pulled.folder / path), why, "  next: give another ")
+
+
+def test_local_source_is_given_back_when_what_was_left_of_it_is_moved_away(place: Place) -> None:
+    place.pulled()
+    place.db.rename(place.folder / "old.db")
+    assert place.run("restore", "shop", "-o", place.db).returncode == 0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rollrep.cli.options import chosen_point, config_of, config_option, naming, store_for
+from rollrep.cli.options import chosen_point, config_of, config_option, naming, output_path, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches, tell
 from rollrep.cli.output import script as write_script
 from rollrep.core import sql
@@ -68,19 +68,16 @@ def diff_command(
     Ends with 3 when something could not be compared, or put into the changeset; it is named.
     """
     from rollrep.destination.changeset import write_changeset
-    from rollrep.destination.outputs import output_file
 
     store = store_for(ctx, config, job)
-    target = None
-    if changeset and not dry_run:
-        target = output_file(changeset.absolute(), force=force, give="another --changeset")
+    target = output_path(ctx, config, changeset, force=force, give="another --changeset") if changeset else None
     if SOURCE in (before, after):
         pull_first(ctx, config, job)
         before, after = ("latest" if text == SOURCE else text for text in (before, after))
     with naming(job), compared(store, job, before, after, tables) as (db, found, first, a, b):
         told: dict[str, Any] = {"job": job, "a": a, "b": b, "not_compared": found.not_compared}
         missing = {name: f"{name} was not compared: {why}" for name, why in found.not_compared.items()}
-        if changeset and target:
+        if changeset and target and not dry_run:
             left_out = write_changeset(db, found, first, target)
             missing |= {name: f"{name} is not in the changeset: {why}" for name, why in left_out.items()}
             size = changeset.stat().st_size

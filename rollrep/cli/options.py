@@ -14,6 +14,7 @@ from rollrep.cli.output import say
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import RollrepError, UsageError
+from rollrep.destination.outputs import OTHER, output_file
 from rollrep.destination.store import Store
 from rollrep.jobs.config import Config, Job, find_config, load_config, unknown_job
 
@@ -51,6 +52,18 @@ def store_for(ctx: click.Context, config: Path | None, job: str) -> Store:
     store = Store(loaded.store, found.name)
     store.require()
     return store
+
+
+def output_path(
+    ctx: click.Context, config: Path | None, asked: Path, *, force: bool, give: str = OTHER, database: bool = False
+) -> Path:
+    """The path to write for `asked`, as `output_file` says; never a file of rollrep's own, nor a source."""
+    from rollrep.jobs.ours import refuse_ours
+
+    loaded = config_of(ctx, config)
+    # First: to look whether a database is in use opens it, and of ours that would let go of locks.
+    refuse_ours(loaded, Path(os.path.realpath(asked)), give)
+    return output_file(asked.absolute(), force=force, give=give, database=database)
 
 
 @contextlib.contextmanager

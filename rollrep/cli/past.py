@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rollrep.cli.options import at_option, chosen_point, config_option, naming, store_for
+from rollrep.cli.options import at_option, chosen_point, config_option, naming, output_path, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.cli.virtual import earlier_json, earlier_sentences, restored_json, restored_sentences
 from rollrep.core import clock
@@ -85,7 +85,6 @@ def restore_command(
     import dataclasses
 
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.outputs import output_file
     from rollrep.destination.restore import plan, plan_newest, restore
     from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.jobs.telling import tell_restored
@@ -93,8 +92,7 @@ def restore_command(
     store = store_for(ctx, config, job)
     began = clock.monotonic_s()
     parse_moment(at, now=clock.now())
-    if not dry_run:
-        output_file(output.absolute(), force=force, database=True)
+    output_path(ctx, config, output, force=force, database=True)
     with naming(job), Catalog(store.catalog) as catalog:
         point, moment = chosen_point(catalog, job, at)
         found = plan_newest(store, catalog, point) if isinstance(moment, Latest) else plan(catalog, point)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rollrep.cli.options import config_option, store_for
+from rollrep.cli.options import config_option, output_path, store_for
 from rollrep.cli.output import emit, json_option, reporting
 from rollrep.core import clock
 from rollrep.core.clock import iso
@@ -40,10 +40,11 @@ def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Pa
     from rollrep.destination.timeline import read_timeline
 
     store = store_for(ctx, config, job)
+    target = output_path(ctx, config, html, force=True, give="another --html") if html else None
     with Catalog(store.catalog) as catalog:
         timeline = read_timeline(store, catalog)
-    if html is not None:
-        _write_page(timeline, html)
+    if target is not None:
+        _write_page(timeline, target)
         emit(as_json, "timeline", {**timeline_json(timeline), "html": str(html)}, f"{html}: the timeline of {job}")
         return
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
@@ -54,9 +55,7 @@ def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Pa
 
 def _write_page(timeline: Timeline, target: Path) -> None:
     from rollrep.cli.page import page
-    from rollrep.destination.outputs import output_file
 
-    target = output_file(target, force=True, give="another --html")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         temporary.write_text(page(timeline, clock.now()), encoding="utf-8", errors="replace")

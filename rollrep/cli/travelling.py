@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from rollrep.cli.options import at_option, chosen_point, config_of, config_option, jobs_of, naming, store_for
+from rollrep.cli.options import (
+    at_option,
+    chosen_point,
+    config_of,
+    config_option,
+    jobs_of,
+    naming,
+    output_path,
+    store_for,
+)
 from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
 from rollrep.core import clock
 from rollrep.core.clock import iso
@@ -32,17 +41,14 @@ def export_command(
     Any zstd program unpacks it to a plain SQLite database, too.
     """
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.outputs import output_file
     from rollrep.destination.restore import plan
     from rollrep.destination.travelling import OTHER_FILE, export_point
     from rollrep.jobs.run import translated
 
     store = store_for(ctx, config, job)
     loaded = config_of(ctx, config)
-    output = file.absolute()
     parse_moment(at, now=clock.now())
-    if not dry_run:
-        output = output_file(output, force=force, give=OTHER_FILE)
+    output = output_path(ctx, config, file, force=force, give=OTHER_FILE)
     progress = say if somebody_watches() and not as_json else lambda _text: None
     room = "make room, and export again"
     with naming(job), translated(loaded, loaded.jobs[job], room), Catalog(store.catalog) as catalog:

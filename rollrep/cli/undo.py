@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from rollrep.cli.diff import compared, raise_partly, said_state
-from rollrep.cli.options import config_option, naming, store_for
+from rollrep.cli.options import config_option, naming, output_path, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, script
 from rollrep.core.errors import SchemaProblem, UsageError
 from rollrep.core.units import show_count
@@ -60,13 +60,12 @@ def undo_command(
 
     Ends with 3 when a table can't be taken back, because it is another at A than at B; it is named.
     """
-    from rollrep.destination.outputs import output_file
     from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
 
     if keys and len(tables) != 1:
         raise UsageError("--key is of one table", remedy="name it: --table TABLE")
     store = store_for(ctx, config, job)
-    target = output_file(output.absolute(), force=force) if output and not dry_run else None
+    target = output_path(ctx, config, output, force=force) if output else None
     with naming(job), compared(store, job, before, after, tables) as (db, found, _, a, b):
 
         def wanted(table: Any, change: Any) -> bool:
