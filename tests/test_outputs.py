@@ -86,6 +86,25 @@ def test_restore_refuses_when_an_application_goes_on_with_a_file_that_was_remove
             sentence(place.run("restore", "shop", "-o", live, *force), 11, f"process {process.pid} (")
 
 
+@pytest.mark.parametrize("dry", [(), ("-n",)])
+def test_restore_refuses_a_table_that_is_none_when_it_is_dry_too(pulled: Place, dry: tuple[str, ...]) -> None:
+    for at in ("latest", "point:1"):
+        refused = ("restore", "shop", "--at", at, "-o", pulled.folder / "new.db", *dry)
+        done = pulled.run(*refused, "-t", "postz")
+        assert (done.returncode, "did you mean posts?" in done.stderr) == (2, True), done.stderr
+    assert pulled.run(*refused, "-t", "POSTS", "-n").returncode == 0
+
+
+@pytest.mark.parametrize("command", WRITING[:-2], ids=lambda command: command[0])
+def test_dry_run_refuses_an_output_as_the_command_does(pulled: Place, command: tuple[str, ...]) -> None:
+    there = pulled.folder / "there"
+    there.write_bytes(b"precious")
+    plainly = tuple(each for each in command if each != "--force")
+    refusal(pulled, 2, (*plainly[:-1], "-n", plainly[-1], there), "exists already", "--force")
+    assert pulled.run(*command[:-1], "-n", command[-1], there).returncode == 0
+    assert there.read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("command", WRITING[:-1], ids=lambda command: command[0])
 @pytest.mark.parametrize(
     ("path", "why"),

@@ -85,7 +85,8 @@ def restore_command(
     import dataclasses
 
     from rollrep.destination.catalog import Catalog
-    from rollrep.destination.restore import plan, plan_newest, restore
+    from rollrep.destination.partial import wanted_shapes
+    from rollrep.destination.restore import layout_of, plan, plan_newest, restore
     from rollrep.destination.shadow_archive import ShadowArchive
     from rollrep.jobs.telling import tell_restored
 
@@ -99,6 +100,8 @@ def restore_command(
         chosen = dataclasses.replace(found, tables=tables)
         told: dict[str, Any] = {"point": point.point, "id": point.id, "time": iso(point.time), "tables": list(tables)}
         if dry_run:
+            if layout := layout_of(store, chosen) if tables else None:
+                wanted_shapes(layout, tables)
             late = () if tables else ShadowArchive(store, catalog).earlier(point.line, point.id)
             for sentence in earlier_sentences(catalog, point, late):
                 say(f"{job}: {sentence}")

@@ -22,7 +22,7 @@ import apsw
 
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotRestorable, UsageError, VerifyFailed
-from rollrep.core.nouns import SchemaObject
+from rollrep.core.nouns import Layout, SchemaObject
 from rollrep.destination import container
 from rollrep.destination.building import (
     Plan,
@@ -42,9 +42,9 @@ from rollrep.destination.partial import copy_tables
 from rollrep.destination.schema import indexes_left_out
 from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import complaints
-from rollrep.destination.snapshots import full_disk_as_oserror
+from rollrep.destination.snapshots import KIND, SnapshotHolds, full_disk_as_oserror
 from rollrep.destination.store import Store
-from rollrep.destination.trash import place_of, reading
+from rollrep.destination.trash import find_file, place_of, reading
 from rollrep.destination.unfinished import unfinished
 
 T = TypeVar("T")
@@ -125,6 +125,16 @@ def plan_newest(store: Store, catalog: Catalog, point: CatalogPoint) -> Plan:
     with contextlib.suppress(apsw.Error), contextlib.closing(read_mirror(store)) as mirror:
         stands = stands_at(read_state(mirror), point)
     return dataclasses.replace(plan(catalog, point), from_mirror=stands)
+
+
+def layout_of(store: Store, chosen: Plan) -> Layout | None:
+    """The layout that the point has, as far as can be known without unpacking: where it is still the mirror's."""
+    with contextlib.suppress(VerifyFailed, apsw.Error), contextlib.closing(read_mirror(store)) as mirror:
+        state = read_state(mirror)
+        path = find_file(store, chosen.chain[0].path)
+        if state and container.read_holds(path, KIND, SnapshotHolds).schema_digest == state.schema_digest:
+            return state.layout
+    return None
 
 
 def restore(
