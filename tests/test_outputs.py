@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -84,6 +85,26 @@ def test_restore_refuses_when_an_application_goes_on_with_a_file_that_was_remove
         live.unlink()
         for force in ((), ("--force",)):
             sentence(place.run("restore", "shop", "-o", live, *force), 11, f"process {process.pid} (")
+
+
+@pytest.mark.parametrize("command", WRITING[:-1], ids=lambda command: command[0])
+def test_file_is_its_owners_alone_unless_it_replaces_one_that_was_not(
+    pulled: Place, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    output = tmp_path / "out"
+    before = os.umask(0o022)
+    try:
+        assert pulled.run(*command, output).returncode == 0
+        assert output.stat().st_mode & 0o777 == 0o600
+        output.chmod(0o664)
+        if os.geteuid() == 0:
+            os.chown(output, 1, 1)
+        owner = (output.stat().st_uid, output.stat().st_gid)
+        assert pulled.run(*command, output).returncode == 0
+    finally:
+        os.umask(before)
+    assert output.stat().st_mode & 0o777 == 0o664
+    assert (output.stat().st_uid, output.stat().st_gid) == owner
 
 
 @pytest.mark.parametrize("dry", [(), ("-n",)])

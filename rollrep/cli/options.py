@@ -60,6 +60,7 @@ def output_path(
     """The path to write for `asked`, as `output_file` says; never a file of rollrep's own, nor a source."""
     from rollrep.jobs.ours import refuse_ours
 
+    os.umask(0o077)  # while it is being written, too
     loaded = config_of(ctx, config)
     # First: to look whether a database is in use opens it, and of ours that would let go of locks.
     refuse_ours(loaded, Path(os.path.realpath(asked)), give)

@@ -55,10 +55,12 @@ def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Pa
 
 def _write_page(timeline: Timeline, target: Path) -> None:
     from rollrep.cli.page import page
+    from rollrep.destination.outputs import as_before
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         temporary.write_text(page(timeline, clock.now()), encoding="utf-8", errors="replace")
+        as_before(temporary, target)
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ import apsw
 
 from rollrep.destination import container
 from rollrep.destination.differences import Differences, TableDifference, rows_of
+from rollrep.destination.outputs import as_before
 from rollrep.destination.script import row_statements
 from rollrep.destination.snapshots import full_disk_as_oserror
 from rollrep.destination.unfinished import unfinished
@@ -49,6 +50,7 @@ def write_changeset(db: apsw.Connection, found: Differences, before: Path, outpu
                         refused = _refused(target, part)
                         if refused is not None:
                             left_out[refused] = "rows of it swap values that must be unique"
+            as_before(part, output)
             part.replace(output)
         finally:
             part.unlink(missing_ok=True)

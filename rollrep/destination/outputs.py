@@ -10,6 +10,7 @@ Knows: the file system.  Does not know: what is written, the command line.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -63,6 +64,24 @@ def _is_database(path: Path) -> bool:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
+
+
+def as_before(part: Path, output: Path) -> None:
+    """Gives `part` the mode of the file that it is about to replace, and its owner where that is allowed.
+
+    Where it replaces none it is its owner's alone: a copy is as secret as what it is a copy of.
+    """
+    try:
+        found = output.stat()
+    except FileNotFoundError:
+        found = None
+    # A file system without modes and owners has none to give.
+    if found:
+        with contextlib.suppress(PermissionError):
+            # First, or a mode that was meant for one group would be another's for a moment.
+            os.chown(part, found.st_uid, found.st_gid)
+    with contextlib.suppress(PermissionError):
+        part.chmod(found.st_mode & 0o777 if found else 0o600)
 
 
 def require_regular(path: Path, give: str) -> bool:

@@ -37,7 +37,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
 from rollrep.destination.chains import chain_of
 from rollrep.destination.mirror_db import read_state, remove_database
-from rollrep.destination.outputs import output_file
+from rollrep.destination.outputs import as_before, output_file
 from rollrep.destination.partial import copy_tables
 from rollrep.destination.schema import indexes_left_out
 from rollrep.destination.shadow_archive import Earlier
@@ -169,6 +169,7 @@ def restore(
     try:
         with container.disk_room(output), full_disk_as_oserror(), reading(store):
             made, damaged = around_damage(store, catalog, chosen, attempt)
+        as_before(temporary, output)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if force:

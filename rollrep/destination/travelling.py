@@ -34,7 +34,7 @@ from rollrep.destination.catalog_rows import CatalogPoint, Line, LineStory, Snap
 from rollrep.destination.inert import integrity_problems
 from rollrep.destination.keeping import state_at
 from rollrep.destination.mirror_db import open_mirror, read_state, remove_database, transaction, write_state
-from rollrep.destination.outputs import output_file
+from rollrep.destination.outputs import as_before, output_file
 from rollrep.destination.snapshots import full_disk_as_oserror, write_snapshot
 from rollrep.destination.store import TEMPORARY, Store
 from rollrep.destination.unfinished import unfinished
@@ -95,6 +95,7 @@ def export_point(
             holds = PointHolds(store.job, state.position, state.time, state.database_id, points, __version__)
             progress("compressing")
             size = container.write_file(packed, KIND, raw, holds)
+            as_before(packed, output)
             packed.replace(output)
             container.sync_folder(output.parent)
     finally:

@@ -39,6 +39,7 @@ from rollrep.destination.differences import (
     TableDifference,
     rows_of,
 )
+from rollrep.destination.outputs import as_before
 from rollrep.destination.script import where_key
 from rollrep.destination.undo_keys import ROWS, Wanted
 from rollrep.destination.unfinished import unfinished
@@ -244,6 +245,7 @@ def write_lines(output: Path, lines: Iterable[str]) -> None:
     try:
         with container.disk_room(output), part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{line}\n" for line in lines)
+        as_before(part, output)
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
