@@ -339,6 +339,22 @@ def test_pull_leaves_mirror_and_snapshots_when_the_source_is_damaged(place: Plac
     place.assert_mirrored()
 
 
+@pytest.mark.parametrize("whole_bytes", [0, 4096])
+def test_commands_end_with_16_and_how_to_make_it_again_when_the_mirror_is_damaged(
+    place: Place, whole_bytes: int
+) -> None:
+    place.pulled()
+    mirror = place.mirror()
+    mirror.write_bytes(mirror.read_bytes()[:whole_bytes] + b"\x5a" * (mirror.stat().st_size - whole_bytes))
+    for command in (("pull",), ("verify", "shop", "--against-source")):
+        sentence(place.run(*command), 16, "mirror.db is damaged", "rollrep mirror shop")
+    for command in (("status",), ("check",), ("verify", "shop")):
+        done = place.run(*command)
+        assert (done.returncode, "rollrep mirror shop" in done.stdout + done.stderr) == (16, True), done
+    place.good("mirror", "shop")
+    place.assert_mirrored()
+
+
 # ---------------------------------------------------------------- people
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from rollrep.core.errors import RollrepError, UsageError
+from rollrep.core.errors import RollrepError, UsageError, VerifyFailed
 from rollrep.core.nouns import PREFIX, Facts, Layout, Position, Time, require_moment
 from rollrep.destination.container import disk_room
 from rollrep.destination.inert import CACHE_KIB, integrity_problems
@@ -126,14 +126,14 @@ def read_state(db: apsw.Connection) -> State | None:
 
 
 def state_of(path: Path) -> State | None:
-    """The state of the mirror at `path`; None where there is none.  Raises RollrepError where it is damaged."""
+    """The state of the mirror at `path`; None where there is none.  Raises VerifyFailed where it is damaged."""
     if not path.is_file():
         return None
     try:
         with contextlib.closing(open_mirror(path)) as mirror:
             return read_state(mirror)
     except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise RollrepError(
+        raise VerifyFailed(
             f"{path} is damaged: {error}",
             remedy=f"archive and snapshots are untouched; make it again: rollrep mirror {path.parent.name}",
         ) from error
