@@ -322,14 +322,15 @@ def patched(run: Run) -> Iterator[None]:
 
     from rollrep.destination import leaves as own_leaves
     from rollrep.destination import mirror_db
+    from rollrep.source import database, leaves
     from rollrep.source import install as installing
-    from rollrep.source import leaves
 
     fake_time = types.SimpleNamespace(monotonic=clock.monotonic, perf_counter=clock.monotonic, sleep=clock.sleep)
     put = [
         (rollrep_clock, "dt", types.SimpleNamespace(datetime=Datetime, UTC=real_dt.UTC)),
         (rollrep_clock, "time", fake_time),
         (digests, "time", fake_time),
+        (database, "time", fake_time),
         (leaves, "time", fake_time),
         (pages, "time", fake_time),
         *((each, "secrets", types.SimpleNamespace(token_hex=dice_hex)) for each in (installing, own_leaves)),

@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from sources import copy_source
 
 from rollrep.cli.main import DESTINATION
 from rollrep.core.errors import Temporary, VerifyFailed
+from rollrep.destination.in_use import openers
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 SOURCE_COMMANDS = ("install", "status", "point", "uninstall")
@@ -202,7 +204,9 @@ def test_source_refuses_when_the_database_can_not_be_written(place: Place) -> No
     assert place.files() == before
 
 
-def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
+@contextlib.contextmanager
+def locked(place: Place) -> Iterator[None]:
+    """While another process has the source all to itself."""
     script = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
     )
@@ -211,9 +215,30 @@ def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
     )
     assert holder.stdout and holder.stdout.readline()
     try:
-        sentence(place.run("source", "install", place.db), 75, "app.db", "locked")
+        yield
     finally:
         holder.communicate()
+
+
+def test_source_ends_with_75_when_the_database_is_locked(place: Place) -> None:
+    with locked(place):
+        sentence(place.run("source", "install", place.db), 75, "app.db", "locked")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_source_hears_a_signal_at_once_when_it_waits_for_a_lock(place: Place, number: int, code: int) -> None:
+    place.installed()
+    child = [ROLLREP, "source", "point", place.db]
+    with locked(place), subprocess.Popen(child, stderr=subprocess.PIPE, text=True) as waiting:
+        while waiting.pid not in openers([place.db]):
+            assert waiting.poll() is None
+        time.sleep(0.5)  # for the lock, now
+        began = time.monotonic()
+        waiting.send_signal(number)
+        _, err = waiting.communicate(timeout=20)
+    assert time.monotonic() - began < 3
+    assert (waiting.returncode, err.strip()) == (code, "")
+    place.good("source", "point", place.db)
 
 
 @pytest.mark.parametrize(
@@ -461,17 +486,8 @@ def test_pull_says_nothing_when_all_is_well_and_nobody_watches(place: Place) -> 
 
 def test_pull_ends_with_75_when_the_source_stays_locked(place: Place) -> None:
     place.installed()
-    script = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, place.db], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout and holder.stdout.readline()
-    try:
+    with locked(place):
         done = place.run("pull")
-    finally:
-        holder.communicate()
     sentence(done, 75, "locked")
     place.good("pull")
 

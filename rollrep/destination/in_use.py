@@ -32,7 +32,7 @@ _LOCK_BYTES = {"": (0x40000000, 512), "-shm": (120, 9)}
 def user_of(database: Path) -> str:
     """Who has the database or a file beside it open, this process aside, in words; empty where nobody is seen."""
     paths = [database.with_name(database.name + ending) for ending in ("", *SIDE_FILES)]
-    opener = next(_openers([path for path in paths if path.is_file()]), None)
+    opener = next(openers([path for path in paths if path.is_file()]), None)
     if opener is not None:
         return f"process {opener} ({_name(opener)})"
     holders = [
@@ -41,7 +41,8 @@ def user_of(database: Path) -> str:
     return "another process" if any(holders) else ""
 
 
-def _openers(paths: list[Path]) -> Iterator[int]:
+def openers(paths: list[Path]) -> Iterator[int]:
+    """The numbers of the processes that have one of these files open, as far as this user may see, this one aside."""
     sought = {(found.st_dev, found.st_ino) for found in (path.stat() for path in paths)}
     with contextlib.suppress(OSError):
         for process in PROCESSES.iterdir() if sought else ():

@@ -9,7 +9,8 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -20,6 +21,8 @@ from rollrep.query import all_rows, closed_on_error
 from rollrep.strangers import unknown_here
 
 BUSY_TIMEOUT_MS = 10_000
+PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)
+"""those of sqliteDefaultBusyCallback in SQLite's main.c"""
 SCHEMA_CACHE_KIB = 65_536
 
 
@@ -41,12 +44,28 @@ def open_source(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     with translated(path):
         connection = apsw.Connection(str(path.resolve()), flags=flags, vfs=vfs)
         with closed_on_error(connection):
-            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            connection.set_busy_handler(_patience(BUSY_TIMEOUT_MS / 1000))
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
             connection.wal_autocheckpoint(0)
             all_rows(connection, "SELECT count(*) FROM sqlite_schema")
     return connection
+
+
+def _patience(timeout_s: float) -> Callable[[int], bool]:
+    """Waits as SQLite's own busy handler does, but in Python: that one sleeps its time out before a signal is heard."""
+    deadline = 0.0
+
+    def wait(tries: int) -> bool:
+        nonlocal deadline
+        now = time.monotonic()
+        deadline = deadline if tries else now + timeout_s
+        if now >= deadline:
+            return False
+        time.sleep(min(PAUSES_S[min(tries, len(PAUSES_S) - 1)], deadline - now))
+        return True
+
+    return wait
 
 
 @contextlib.contextmanager
