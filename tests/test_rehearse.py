@@ -226,6 +226,8 @@ def test_queries_are_read_when_they_are_written_either_way() -> None:
         ('rehearse_queries = { any = { sql = "SELECT 1", equal = 1 } }', 'did you mean "equals"?'),
         ('rehearse_queries = { any = { sql = "SELECT 1", equals = true } }', "is no value"),
         ('rehearse_queries = { any = " " }', "is not a text"),
+        ('rehearse_queries = { any = "SELECT 1; SELECT 2" }', "is 2 statements"),
+        ('rehearse_queries = { any = { sql = "-- SELECT 1", equals = 1 } }', "is 0 statements"),
         ('rehearse = "often"', "is not a duration"),
     ],
 )

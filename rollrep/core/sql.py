@@ -56,6 +56,16 @@ def without_comments(statement: str) -> str:
     return _LEXEMES.sub(lambda found: found["kept"] or " ", statement)
 
 
+def count_statements(script: str) -> int:
+    """How many statements somebody's SQL is; a trigger's body counts as several.
+
+    >>> [count_statements(each) for each in ("SELECT ';' -- ; one", "SELECT 1; SELECT 2;", "/* none */;")]
+    [1, 2, 0]
+    """
+    bare = _LEXEMES.sub(lambda found: "x" if found["kept"] else " ", script)
+    return sum(not part.isspace() and part != "" for part in bare.split(";"))
+
+
 def ended(statement: str) -> str:
     """Somebody's statement with its semicolon, which no comment hides: SQLite takes one that is open at the end.
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rollrep.core.errors import NotSetUp, UsageError
+from rollrep.core.sql import count_statements
 from rollrep.core.units import parse_duration_s, parse_rate
 from rollrep.destination.retention import Grid
 
@@ -242,7 +243,7 @@ class _Reader:
 
     def _query(self, name: str, value: object, keys: Keys) -> RehearsalQuery:
         if isinstance(value, str):
-            return RehearsalQuery(name, self._text(value, keys))
+            return RehearsalQuery(name, self._one_statement(value, keys))
         table = self._table(value, keys)
         self._known_keys(table, keys, ("sql", "equals"))
         if "sql" not in table:
@@ -252,7 +253,13 @@ class _Reader:
             self._wrong(
                 (*keys, "equals"), f"{_says((*keys, 'equals'), equals)} is no value", "write a number or a text"
             )
-        return RehearsalQuery(name, self._text(table["sql"], (*keys, "sql")), equals)
+        return RehearsalQuery(name, self._one_statement(table["sql"], (*keys, "sql")), equals)
+
+    def _one_statement(self, value: object, keys: Keys) -> str:
+        text = self._text(value, keys)
+        if (count := count_statements(text)) != 1:
+            self._wrong(keys, f"{_says(keys, value)} is {count} statements, and one is asked", _QUERY_REMEDY)
+        return text
 
     def _keep(self, value: object, keys: Keys) -> Keep:
         table = self._table(value, keys)
