@@ -196,6 +196,20 @@ def test_source_says_what_to_install_when_there_is_no_log(place: Place, command:
         assert place.run("source", command, place.db).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("ssh-ed25519 AAAA one\nssh-ed25519 AAAB two\n", "holds 2 keys"), ("# none\n", "is not a public key"),
+     ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXkt\n", "is not a public key")],
+)  # fmt: skip
+def test_authorize_refuses_a_file_that_is_not_one_public_key(place: Place, text: str, said: str) -> None:
+    place.installed()
+    key = place.folder / "id.pub"
+    key.write_text(text)
+    refusal(place, 2, ("source", "authorize", "--db", f"shop={place.db}", key), said)
+    key.write_text("# of the old machine\n\nssh-ed25519 AAAA one\n")
+    assert place.run("source", "authorize", "--db", f"shop={place.db}", key).stdout.endswith('" ssh-ed25519 AAAA one\n')
+
+
 def test_source_refuses_when_the_database_can_not_be_written(place: Place) -> None:
     place.db.chmod(0o444)
     place.folder.chmod(0o755)

@@ -310,6 +310,24 @@ def serve_command(databases: tuple[str, ...]) -> None:
     serve(sys.stdin.buffer, sys.stdout.buffer, named or None)
 
 
+def _public_key(path: Path) -> str:
+    """The one key in a file as ssh-keygen writes it, as one line."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} can't be read as a public key: {error}", remedy="make one: ssh-keygen -t ed25519"
+        ) from error
+    keys = [fields for fields in lines if fields and not fields[0].startswith("#")]
+    if any(len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-", "sk-")) for fields in keys) or not keys:
+        raise UsageError(f"{path} is not a public key", remedy="give the file that ends in .pub")
+    if len(keys) > 1:
+        raise UsageError(
+            f"{path} holds {len(keys)} keys, and a line is for one", remedy="put each into a file of its own"
+        )
+    return " ".join(keys[0])
+
+
 @source.command("authorize", short_help="Print the authorized_keys line of a key that can only pull.")
 @click.option("--db", "databases", multiple=True, required=True, metavar="NAME=PATH", help="What the key may pull.")
 @click.argument("key", type=click.Path(path_type=Path, readable=False), metavar="KEY.pub")
@@ -324,18 +342,11 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
                 raise NotSetUp(
                     f"{name} ({path}) has no rolling log", remedy=f"install it: rollrep source install {path}"
                 )
-    try:
-        fields = key.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{key} can't be read as a public key: {error}", remedy="make one: ssh-keygen -t ed25519"
-        ) from error
-    if len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-", "sk-")):
-        raise UsageError(f"{key} is not a public key", remedy="give the file that ends in .pub")
+    public = _public_key(key)
     program = shutil.which("rollrep") or str(Path(sys.argv[0]).absolute())
     options = " ".join(f"--db {shlex.quote(f'{name}={path}')}" for name, path in named.items())
     command = f"{shlex.quote(program)} source serve {options}".replace('"', '\\"')
-    line = f'restrict,command="{command}" {" ".join(fields)}'
+    line = f'restrict,command="{command}" {public}'
     emit(as_json, "source.authorize", {"line": line, "databases": {n: str(p) for n, p in named.items()}}, line)
     if not as_json:
         say(f"put this line into ~{getpass.getuser()}/.ssh/authorized_keys, or into that of whoever may read the file")
