@@ -927,3 +927,7 @@ def test_printed_commands_work_when_they_are_typed_as_printed(place: Place) -> N
     assert done.returncode == 0
     copy_source(place.db, place.folder / "oracle.db")
     oracle.assert_same(place.folder / "oracle.db", place.folder / "restored.db")
+
+
+def test_check_refuses_a_host_key_when_the_source_is_on_this_machine(pulled: Place) -> None:
+    refusal(pulled, 2, ("check", "shop", "--accept-host-key", "SHA256:x"), "there is no host key", "rollrep check shop")

@@ -15,7 +15,7 @@ from typing import Any
 from rollrep import __version__
 from rollrep.core import clock
 from rollrep.core.clock import iso
-from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, VerifyFailed
+from rollrep.core.errors import MirrorNeeded, RollrepError, Temporary, UsageError, VerifyFailed
 from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import restorable
@@ -67,10 +67,18 @@ class Item:
 
 
 def accept(job: Job, fingerprint: str) -> Path:
-    """Trusts the source's host key if it has this fingerprint; the known_hosts file it stands in now."""
+    """Trusts the source's host key if it has this fingerprint; the known_hosts file it stands in now.
+
+    Raises UsageError for a source without a host.
+    """
     from rollrep.transport.ssh import accept_host_key
 
-    return accept_host_key(parse_address(job.source), options_of(job), fingerprint)
+    address = parse_address(job.source)
+    if address.host is None:
+        raise UsageError(
+            f"{job.source} is on this machine, where there is no host key", remedy=f"rollrep check {job.name}"
+        )
+    return accept_host_key(address, options_of(job), fingerprint)
 
 
 def check_job(config: Config, job: Job) -> list[Item]:
