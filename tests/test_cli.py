@@ -218,6 +218,11 @@ def test_source_refuses_when_the_database_can_not_be_written(place: Place) -> No
     assert place.files() == before
 
 
+@pytest.mark.parametrize("limit", ["--keep-rows", "--keep-bytes", "--keep-keys"])
+def test_install_refuses_a_limit_that_no_integer_holds(place: Place, limit: str) -> None:
+    refusal(place, 2, ("source", "install", place.db, limit, "9" * 24), limit, "give a number from 1 to ")
+
+
 @contextlib.contextmanager
 def locked(place: Place) -> Iterator[None]:
     """While another process has the source all to itself."""
@@ -927,6 +932,15 @@ def test_printed_commands_work_when_they_are_typed_as_printed(place: Place) -> N
     assert done.returncode == 0
     copy_source(place.db, place.folder / "oracle.db")
     oracle.assert_same(place.folder / "oracle.db", place.folder / "restored.db")
+
+
+def test_names_are_refused_in_a_sentence_when_no_file_can_have_them(pulled: Place) -> None:
+    long = "n" * 250
+    refusal(pulled, 2, ("restore", "shop", "-o", pulled.folder / long), "too long for a file's name")
+    for command in (("import",), ("source", "install"), ("pull", "-c")):
+        refusal(pulled, 2, (*command, long * 2), "too long for a file's name", "give a shorter one")
+    assert pulled.run("timeline", "shop", "--html", long).returncode == 0
+    (pulled.folder / long).unlink()
 
 
 def test_check_refuses_a_host_key_when_the_source_is_on_this_machine(pulled: Place) -> None:

@@ -169,7 +169,17 @@ UNITS = "write a number with a unit: 10s, 15m, 1h, 7d, 2w"
         ),
         (
             'store = "."\n[jobs."../x"]\nsource = "a"',
-            '2: "../x" can\'t be the name of a job; a name is letters, digits, and . _ - after the first',
+            '2: "../x" can\'t be the name of a job; a name is letters, digits, and . _ - after the first, 200 at most',
+        ),
+        (
+            f'store = "."\n[jobs.{"n" * 201}]\nsource = "a"',
+            f'2: "{"n" * 201}" can\'t be the name of a job;'
+            " a name is letters, digits, and . _ - after the first, 200 at most",
+        ),
+        ('store = "a\\u0000b"', '1: store = "a\\u0000b" has a NUL in it; leave it out'),
+        (
+            job('remote_command = "a\\u0000"'),
+            '4: remote_command = "a\\u0000" in [jobs.shop] has a NUL in it; leave it out',
         ),
         (
             "# nothing yet\n",
@@ -186,6 +196,11 @@ def test_config_is_refused_with_its_line_when_something_in_it_is_wrong(text: str
         assert re.match(r"rollrep\.toml:4: not TOML: ", str(caught.value))
     else:
         assert str(caught.value) == f"rollrep.toml:{message}"
+
+
+def test_config_is_refused_when_its_values_are_nested_too_deep() -> None:
+    with pytest.raises(UsageError, match="nested too deep"):
+        parse_config(f'store = "."\na = {"[" * 3000}{"]" * 3000}'.encode(), Path("rollrep.toml"))
 
 
 def test_config_is_refused_with_its_last_line_when_it_ends_too_early() -> None:

@@ -244,5 +244,8 @@ def test_import_refuses_what_is_no_point(place: Place) -> None:
         done = place.run("import", name)
         assert done.returncode == code, done.stderr
         assert "next: " in done.stderr
+    for size, said in ((0, "x is damaged: it is empty"), (3, "it has 3 bytes, and no such file so few")):
+        (place.folder / "x").write_bytes(b"a" * size)
+        assert said in place.run("import", "x").stderr
     [snapshot] = list((place.store / "shop" / "snapshots").glob("*.snapshot"))
     assert place.run("import", snapshot).returncode == 16

@@ -8,6 +8,7 @@ Labels, names and reasons come from the source, which may be hostile.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from rollrep.cli.streams import refuse_bytes, speaking
-from rollrep.core.errors import DiskFull, RollrepError
+from rollrep.core.errors import DiskFull, RollrepError, UsageError
 from rollrep.strangers import unknown_here
 
 _log = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ def reporting(schema: str) -> Callable[[F], F]:
                     known = DiskFull(
                         f"no room on the disk ({error})", remedy="nothing was lost; make room, and type it again: df -h"
                     )
+                if known is None and isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                    known = UsageError(f"{error.filename} is too long for a file's name", remedy="give a shorter one")
                 if known is None and is_disk_failing(error):
                     # What they say is the best sentence there is; a traceback is not.
                     _log.debug("%s failed", schema, exc_info=True)

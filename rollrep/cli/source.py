@@ -31,6 +31,8 @@ from rollrep.source.makeable import references_to_no_key
 from rollrep.source.tables import Limits
 
 DEFAULTS = Limits()
+MOST = 2**63 - 1
+"""SQLite's largest integer"""
 
 database = click.argument("db", type=click.Path(path_type=Path, readable=False), metavar="DB")
 
@@ -116,8 +118,8 @@ def install_command(
 def _positive(option: str, value: int | None, otherwise: int) -> int:
     if value is None:
         return otherwise
-    if value < 1:
-        raise UsageError(f"{option} is {value}", remedy="give a number above 0")
+    if not 1 <= value <= MOST:
+        raise UsageError(f"{option} is {value}", remedy=f"give a number from 1 to {MOST}")
     return value
 
 

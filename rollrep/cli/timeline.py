@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -56,8 +55,9 @@ def timeline_command(ctx: click.Context, job: str, html: Path | None, config: Pa
 def _write_page(timeline: Timeline, target: Path) -> None:
     from rollrep.cli.page import page
     from rollrep.destination.outputs import as_before
+    from rollrep.destination.unfinished import unfinished
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = unfinished(target)
     try:
         temporary.write_text(page(timeline, clock.now()), encoding="utf-8", errors="replace")
         as_before(temporary, target)

@@ -35,6 +35,8 @@ from rollrep.destination.store import TEMPORARY
 FORMAT = 2
 SKIPPABLE = 0x184D2A5A
 MAX_MANIFEST_BYTES = 64 << 20
+LEAST_BYTES = 44
+"""all but payload and manifest"""
 PIECE_BYTES = 1 << 20
 MEND = "it is not used; see what is whole, and what to do: rollrep verify JOB"
 
@@ -85,11 +87,13 @@ def read_manifest(path: Path, kind: str) -> Manifest:
     try:
         with _readable(path), path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4))
+            if size < LEAST_BYTES:
+                raise ValueError("it is empty" if size == 0 else f"it has {size} bytes, and no such file so few")
+            file.seek(size - 4)
             (length,) = struct.unpack("<I", file.read(4))
-            if length > min(MAX_MANIFEST_BYTES, size - 44):
+            if length > min(MAX_MANIFEST_BYTES, size - LEAST_BYTES):
                 raise ValueError("its end is not that of such a file")
-            file.seek(size - 44 - length)
+            file.seek(size - LEAST_BYTES - length)
             magic, skipped = struct.unpack("<II", file.read(8))
             text, digest = file.read(length), file.read(32)
         if (magic, skipped) != (SKIPPABLE, length + 36) or hashlib.sha256(text).digest() != digest:
@@ -97,7 +101,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
         if manifest.format != FORMAT or manifest.kind != kind:
             raise ValueError(f"it is a {manifest.kind} of format {manifest.format}, not a {kind} of format {FORMAT}")
-        if manifest.packed_bytes != size - 44 - length:
+        if manifest.packed_bytes != size - LEAST_BYTES - length:
             raise ValueError("its length is not what its manifest says")
     except FileNotFoundError as error:
         raise _of_file(VerifyFailed(f"{path} is missing", remedy=MEND), path) from error

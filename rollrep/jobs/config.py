@@ -49,7 +49,7 @@ Keep = Grid
 
 DEFAULT_KEEP = Keep(hourly=48, daily=30, monthly=12)
 
-_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TOP_KEYS = ("store", "jobs")
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly")
 _PATHS = ("identity", "known_hosts", "ssh_config")
@@ -191,6 +191,8 @@ class _Reader:
             tree = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             self._syntax_error(str(error))
+        except RecursionError:
+            raise UsageError(f"{self.path}: its values are nested too deep", remedy="none needs to be") from None
         self._known_keys(tree, (), _TOP_KEYS)
         if "store" not in tree:
             raise UsageError(
@@ -207,7 +209,7 @@ class _Reader:
     def _job(self, name: str, value: object) -> Job:
         keys = ("jobs", name)
         if not _JOB_NAME.fullmatch(name):
-            remedy = "a name is letters, digits, and . _ - after the first"
+            remedy = "a name is letters, digits, and . _ - after the first, 200 at most"
             self._wrong(keys, f"{quoted(name)} can't be the name of a job", remedy)
         table = self._table(value, keys)
         self._known_keys(table, keys, _JOB_KEYS)
@@ -287,6 +289,8 @@ class _Reader:
     def _text(self, value: object, keys: Keys) -> str:
         if not isinstance(value, str) or not value.strip():
             self._wrong(keys, f"{_says(keys, value)} is not a text", 'write it in quotes, as in "…"')
+        if "\0" in value:
+            self._wrong(keys, f"{_says(keys, value)} has a NUL in it", "leave it out")
         return value
 
     def _path(self, value: object, keys: Keys) -> Path:
