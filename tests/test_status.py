@@ -288,6 +288,22 @@ def test_failure_is_no_trouble_before_the_mirror_is_old_when_it_may_go_away_by_i
     assert texts(told) == [("FAIL", "pull"), ("WARN", "fresh")]
 
 
+def test_status_says_why_when_no_pull_has_ever_come_to_the_source(shop: Shop) -> None:
+    install(shop.db, Limits())
+    shop.config.write_text(
+        f'store = "{shop.store.folder.parent}"\n[jobs.shop]\nsource = "ssh://nobody@127.0.0.1:1/shop"\n'
+    )
+    error = shop.pull()
+    assert isinstance(error, Temporary)
+    code, told = shop.status()
+    assert (code, told["state"], texts(told)) == (75, "FAIL", [("FAIL", "pull"), ("PENDING", "pull")])
+    assert told["failure"]["facts"] == error.facts and error.facts in told["troubles"][0]["text"]
+    assert error.facts in shop.type("check")[1]
+    shop.configure()
+    assert shop.pull() is None
+    assert shop.status()[0] == 0
+
+
 def test_status_says_what_to_type_when_nothing_was_pulled(shop: Shop) -> None:
     shop.configure(jobs=f'[jobs.other]\nsource = "local:{shop.path}"')
     code, told = shop.status()

@@ -83,7 +83,9 @@ def accept(job: Job, fingerprint: str) -> Path:
 
 def check_job(config: Config, job: Job) -> list[Item]:
     """Every item, in the order in which one would mend them; a failed one ends what depends on it."""
-    return [_store(config, job), *_source(config, job), *_freshness(config, job), *_readers(store_of(config, job))]
+    source = _source(config, job)
+    freshness = _freshness(config, job, is_reached=source[0].state == OK)
+    return [_store(config, job), *source, *freshness, *_readers(store_of(config, job))]
 
 
 def _store(config: Config, job: Job) -> Item:
@@ -183,7 +185,7 @@ def _about(answer: Answer) -> list[Item]:
     return items
 
 
-def _freshness(config: Config, job: Job) -> list[Item]:
+def _freshness(config: Config, job: Job, *, is_reached: bool) -> list[Item]:
     store = store_of(config, job)
     try:
         store.require_catalog_of_files()
@@ -193,6 +195,8 @@ def _freshness(config: Config, job: Job) -> list[Item]:
             confirmed = catalog.confirmed()
             points = len(restorable(catalog))
             failure = last_failure(catalog, clock.now())
+            if failure and is_reached and not failure.get("reached", True):
+                failure = None  # what was in the way was mended, or is gone
             results = verified(job, catalog) + rehearsed(job, catalog)
     except RollrepError as error:
         return [Item("catalog", FAIL, error.facts, error.remedy, error.exit_code)]

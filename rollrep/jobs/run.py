@@ -57,6 +57,8 @@ class Result:
     bytes_received: int = 0
     seconds: float = 0.0
     error: RollrepError | None = None
+    reached: bool = False
+    """whether a stream to the source was open, however it went on"""
 
     def as_json(self) -> dict[str, object]:
         position = self.outcome.position
@@ -173,18 +175,21 @@ def run_pull(
 
 
 def _remember(store: Store, result: Result) -> None:
-    """How it went, for `status`.  Where nothing was ever pulled there is nothing to remember it in."""
-    if not store.exists():
-        return
+    """How it went, for `status`; also of the first pull, which may have come to nobody's door."""
     # Whatever it can't be written for stands in the result already, or will in that of the next pull.
-    with contextlib.suppress(RollrepError, apsw.Error, OSError), Catalog(store.catalog) as catalog:
+    with contextlib.suppress(RollrepError, apsw.Error, OSError), _catalog(store) as catalog:
         if result.error:
-            remember(catalog, FAILURE, error_json(result.error))
+            remember(catalog, FAILURE, {**error_json(result.error), "reached": result.reached})
             record_archived(store, catalog)
             return
         told = result.as_json()
         kept = ("answer", "reason", "operations", "bytes_received", "seconds", "not_carried")
         remember(catalog, PULL, {key: told[key] for key in kept})
+
+
+def _catalog(store: Store) -> Catalog:
+    store.require_catalog_of_files()
+    return Catalog(store.catalog, create=True)
 
 
 @contextlib.contextmanager
@@ -241,6 +246,7 @@ def _try_pull(
 ) -> None:
     def once() -> None:
         with session_with(job) as (session, address):
+            result.reached = True
             try:
                 result.outcome = pull(
                     store,
