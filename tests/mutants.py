@@ -196,9 +196,9 @@ MUTANTS = (
     Mutant(
         "the head of the log is no commit of the source",
         "source/log.py",
-        '    ends = read_ends(db)\n    if ends is None:\n        raise RollrepError(f"the rolling log of',
+        '    ends = read_ends(db)\n    if ends is None:\n        raise RollrepError(\n            f"the rolling log of',
         "    ends = read_ends(db)\n    ends = ends and Ends(ends.oldest, max(ends.oldest, ends.newest - 1))\n"
-        '    if ends is None:\n        raise RollrepError(f"the rolling log of',
+        '    if ends is None:\n        raise RollrepError(\n            f"the rolling log of',
         TRAPS + "unique_values_that_swap_arrive_when_both_rows_are_in_one_batch",
     ),
     Mutant(

@@ -945,3 +945,33 @@ def test_names_are_refused_in_a_sentence_when_no_file_can_have_them(pulled: Plac
 
 def test_check_refuses_a_host_key_when_the_source_is_on_this_machine(pulled: Place) -> None:
     refusal(pulled, 2, ("check", "shop", "--accept-host-key", "SHA256:x"), "there is no host key", "rollrep check shop")
+
+
+def test_next_commands_work_as_printed_when_paths_have_blanks_and_the_configuration_was_named(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.db = place.db.rename(place.folder / "my app.db")
+    named = place.folder / "my rollrep.toml"
+    place.config.unlink()
+
+    def next_of(done: Done) -> tuple[str, ...]:
+        said = re.findall(r"(?:next: |^        )(?:.*: )?rollrep (.*)", done.stdout + done.stderr, re.MULTILINE)
+        return tuple(shlex.split(said[-1]))
+
+    installed = place.good("source", "install", place.db)
+    assert shlex.split(re.findall("rollrep init (.*)", installed.stdout)[0])[1].endswith("/my app.db")
+    place.good("source", "uninstall", place.db)
+    pull = next_of(place.run("-c", named, "init", "shop", f"local:{place.db}"))
+    assert pull == ("-c", str(named), "pull", "shop")
+    install = next_of(place.run(*pull))
+    assert install == ("source", "install", str(place.db))
+    place.good(*install)
+    assert next_of(place.run("restore", "shop", "-o", "x.db", "-c", named)) == pull
+    assert next_of(place.run("-c", named, "status")) == pull
+    told = only_object(place.run("-c", named, "check", "--json").stdout)
+    assert told["jobs"][0]["items"][-1]["next"] == shlex.join(["rollrep", *pull])
+    place.good(*pull)
+    mirror = place.folder / "rollrep-data" / "shop" / "mirror.db"
+    mirror.write_bytes(b"x" * 9000)
+    damaged = only_object(place.run("-c", named, "pull", "--json").stdout)["jobs"][0]["error"]["remedy"]
+    for said in (damaged, only_object(place.run("verify", "shop", "-c", named, "--json").stdout)["error"]["remedy"]):
+        assert said.endswith(shlex.join(["rollrep", "-c", str(named), "mirror", "shop"]))

@@ -73,7 +73,7 @@ class Shop:
         return self
 
     def type(self, *arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(cli, ["-c", str(self.config), *arguments])
+        done = CliRunner(env={"ROLLREP_CONFIG": str(self.config)}).invoke(cli, arguments)
         return done.exit_code, done.stdout
 
     def status(self) -> tuple[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from rollrep.cli.options import config_of as _config
 from rollrep.cli.options import config_option, naming
 from rollrep.cli.options import jobs_of as _jobs
-from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, same_config, say, somebody_watches
 from rollrep.core.errors import PartlyDone, UsageError
 from rollrep.core.units import show_bytes, show_count, show_duration
 from rollrep.jobs.adding import add_job, job_section
@@ -74,8 +75,8 @@ def init_command(
         "init",
         {"config": str(path), "job": made.name, "source": made.source, "dry_run": False},
         f"{path}: job {made.name} pulls {made.source}",
-        f"  next: rollrep check {made.name}" + (_FIRST_CONTACT if made.source.startswith("ssh:") else ""),
-        f"        rollrep pull {made.name}",
+        same_config(f"  next: rollrep check {made.name}") + (_FIRST_CONTACT if made.source.startswith("ssh:") else ""),
+        same_config(f"        rollrep pull {made.name}"),
     )
 
 
@@ -105,7 +106,10 @@ def check_command(
             )
         with naming(chosen[0].name):
             say(f"trusted from now on, in {accept(chosen[0], accept_host_key)}")
-    reports = [(job.name, check_job(loaded, job)) for job in chosen]
+    reports = [
+        (job.name, [dataclasses.replace(item, next=same_config(item.next)) for item in check_job(loaded, job)])
+        for job in chosen
+    ]
     lines = [
         line
         for name, items in reports
@@ -174,9 +178,10 @@ def _pull(
             )
             results.append(result)
             if result.error:
+                result.error.remedy = same_config(result.error.remedy.replace(" JOB", f" {job.name}"))
                 say(f"rollrep: {job.name}: {result.error.facts}")
                 if result.error.remedy:
-                    say(f"  next: {result.error.remedy.replace(' JOB', ' ' + job.name)}")
+                    say(f"  next: {result.error.remedy}")
             for each in result.outcome.refused:
                 say(f"rollrep: {job.name}: NOT CARRIED {each}")
             for each in result.outcome.healed:

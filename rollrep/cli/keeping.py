@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rollrep.cli.options import at_option, chosen_point, config_of, config_option, jobs_of, naming, store_for
-from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, same_config, say, somebody_watches
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotSetUp, Temporary, UsageError
@@ -180,7 +180,7 @@ def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Ite
     if plan.lost:
         first, last = plan.lost[0], plan.lost[-1]
         no_more = "would no longer be restorable" if dry_run else "are no longer restorable"
-        keep = f" (to keep one: rollrep snapshot {job} --at label:X --pin)" if dry_run else ""
+        keep = same_config(f" (to keep one: rollrep snapshot {job} --at label:X --pin)") if dry_run else ""
         named = _named(plan)
         yield (
             f"{job}: {show_count(len(plan.lost), 'point')} {no_more}: {iso(first.time)} to {iso(last.time)}"

@@ -13,6 +13,7 @@ import functools
 import json
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -78,8 +79,21 @@ def somebody_watches() -> bool:
     return sys.stderr.isatty()
 
 
+def same_config(text: str) -> str:
+    """The text with the configuration that this command was given by -c in each command of it that needs one."""
+    from rollrep.cli.main import DESTINATION
+
+    context = click.get_current_context(silent=True)
+    given = context and (context.params.get("config") or context.find_root().params.get("config"))
+    if not given:
+        return text
+    commands = rf"\brollrep (?=(?:{'|'.join(DESTINATION)})\b)"
+    return re.sub(commands, lambda _: f"rollrep -c {shlex.quote(str(given))} ", text)
+
+
 def fail(error: RollrepError, schema: str, as_json: bool) -> NoReturn:
     """Says the error's sentence and its remedy, and ends with its exit code."""
+    error.remedy = same_config(error.remedy)
     with speaking():
         say(f"rollrep: {error.facts}")
         if error.remedy:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rollrep.cli.options import chosen_point, config_of, config_option, jobs_of, naming
-from rollrep.cli.output import emit, json_option, reporting, say, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, same_config, say, somebody_watches
 from rollrep.core import clock
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone, RollrepError, VerifyFailed
@@ -64,6 +64,8 @@ def rehearse_command(
                 )
         except RollrepError as caught:
             error = caught
+        if error:
+            error.remedy = same_config(error.remedy)
         told.append({**result, "error": error_json(error) if error else None})
         if error:
             failed.append(error)

@@ -7,6 +7,7 @@ import fnmatch
 import getpass
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -196,13 +197,14 @@ def _told_installed(
         )
     if dry_run:
         return
-    name = db.stem
+    name = re.sub("[^A-Za-z0-9._-]+", "-", db.stem).strip("-._") or "app"  # as a job may be called
     path = db.resolve()
     user, host = getpass.getuser(), platform.node()
     yield "  next, on the other machine:"
-    yield f"    rollrep init {name} ssh://{user}@{host}/{path}"
+    yield f"    rollrep init {name} {shlex.quote(f'ssh://{user}@{host}/{path}')}"
     yield f"    rollrep pull {name}"
-    yield f"  or with a key that can do nothing else, here: rollrep source authorize --db {name}={path} KEY.pub"
+    named = shlex.quote(f"{name}={path}")
+    yield f"  or with a key that can do nothing else, here: rollrep source authorize --db {named} KEY.pub"
 
 
 @source.command("uninstall", short_help="Remove every trace of the rolling log.")
@@ -342,7 +344,8 @@ def authorize_command(databases: tuple[str, ...], key: Path, as_json: bool) -> N
         with _opened(path) as connection:
             if not has_log(connection):
                 raise NotSetUp(
-                    f"{name} ({path}) has no rolling log", remedy=f"install it: rollrep source install {path}"
+                    f"{name} ({path}) has no rolling log",
+                    remedy=f"install it: rollrep source install {shlex.quote(str(path))}",
                 )
     public = _public_key(key)
     program = shutil.which("rollrep") or str(Path(sys.argv[0]).absolute())

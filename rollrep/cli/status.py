@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 import msgspec
 
 from rollrep.cli.options import config_of, config_option, jobs_of
-from rollrep.cli.output import emit, json_option, reporting
+from rollrep.cli.output import emit, json_option, reporting, same_config
 from rollrep.core.clock import iso
 from rollrep.core.errors import PartlyDone
 from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
@@ -38,6 +39,9 @@ def status_command(ctx: click.Context, jobs: tuple[str, ...], config: Path | Non
 
     loaded = config_of(ctx, config)
     found = [status_of(loaded, job) for job in jobs_of(loaded, jobs)]
+    for each in found:
+        each.troubles = [dataclasses.replace(item, next=same_config(item.next)) for item in each.troubles]
+        each.results = [dataclasses.replace(item, next=same_config(item.next)) for item in each.results]
     lines = [line for each in found for line in _lines(each)]
     emit(as_json, "status", {"jobs": [status_json(each) for each in found]}, *lines)
     codes = {each.exit_code for each in found}

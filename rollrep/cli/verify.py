@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rollrep.cli.options import config_of, config_option, jobs_of
-from rollrep.cli.output import emit, json_option, reporting, somebody_watches
+from rollrep.cli.output import emit, json_option, reporting, same_config, somebody_watches
 from rollrep.core.errors import UsageError, VerifyFailed
 from rollrep.core.units import show_count
 
@@ -73,7 +73,7 @@ def verify_command(
     if right:
         emit(as_json, "verify", {**told, "error": None}, *lines)
         return
-    wrong = VerifyFailed(facts, remedy=remedy)
+    wrong = VerifyFailed(facts, remedy=same_config(remedy))
     emit(as_json, "verify", {**told, "error": error_json(wrong)}, *lines)
     if as_json:
         ctx.exit(wrong.exit_code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rollrep.cli.output import same_config
 from rollrep.core.clock import iso
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ def restored_sentences(catalog: Catalog, restored: Restored, job: str) -> list[s
             f"without the index {each.name}, which only the application can make: {each.sql}"
             for each in restored.left_out
         ),
-        *(f"{path} is damaged, and was not used; what to do: rollrep verify {job}" for path in restored.damaged),
+        *(
+            same_config(f"{path} is damaged, and was not used; what to do: rollrep verify {job}")
+            for path in restored.damaged
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable
+from shlex import quote
 
 from rollrep.core.clock import from_iso, monotonic_s
 from rollrep.core.errors import CannotKeepUp
@@ -62,7 +63,8 @@ class Pace:
             f"{job} can't be mirrored: its source writes {show_count(round(written), 'log row')} a second, which is"
             f" faster than it can be copied ({show_count(round(copied), 'row')} a second), and its log holds"
             f" {show_count(held, 'row')}",
-            remedy=f"more room, on the source: rollrep source install {path}{_room(lasting, written, held, longest_s)}",
+            remedy=f"more room, on the source: rollrep source install {quote(str(path))}"
+            f"{_room(lasting, written, held, longest_s)}",
         )
 
 

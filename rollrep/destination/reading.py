@@ -12,6 +12,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import apsw
@@ -98,7 +99,7 @@ def _as_usage(path: str) -> Iterator[None]:
         raise UsageError(f"that does more than read: {error}", remedy=REMEDY) from error
     except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         raise VerifyFailed(
-            f"{path} is damaged: {error}", remedy=f"it is made again once it is gone: rm {path}"
+            f"{path} is damaged: {error}", remedy=f"it is made again once it is gone: rm {quote(path)}"
         ) from error
     except UnicodeDecodeError as error:
         raise UsageError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 import apsw
 
@@ -52,7 +53,7 @@ def copied_file(path: Path) -> Iterator[Path]:
         except apsw.BusyError as error:
             raise Temporary(f"{path} is being written to: {error}", remedy="ask again") from error
         except apsw.CantOpenError as error:
-            raise UsageError(f"{path} can't be opened: {error}", remedy=f"see: ls -l {path}") from error
+            raise UsageError(f"{path} can't be opened: {error}", remedy=f"see: ls -l {quote(str(path))}") from error
         yield copy
 
 

@@ -27,6 +27,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from rollrep.core.clock import iso, now
 from rollrep.core.errors import Locked, NotSetUp, UsageError, VerifyFailed
@@ -93,7 +94,8 @@ class Store:
             ) from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UsageError(
-                f"the store {self.folder} can't be written by this user", remedy=f"see: ls -ld {self.folder}"
+                f"the store {self.folder} can't be written by this user",
+                remedy=f"see: ls -ld {quote(str(self.folder))}",
             )
 
     def require(self) -> None:
@@ -181,7 +183,8 @@ def _private() -> None:
 def not_permitted(folder: Path, why: str) -> UsageError:
     return UsageError(
         f"the store {folder} can't be opened: {why}; to read it takes writing, too (locks, SQLite's WAL)",
-        remedy=f"work as the user whose it is, or on a copy of it where there can be written; see: ls -ld {folder}",
+        remedy=f"work as the user whose it is, or on a copy of it where there can be written; see:"
+        f" ls -ld {quote(str(folder))}",
     )
 
 

@@ -17,6 +17,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 import apsw
 import msgspec
@@ -128,7 +129,7 @@ def _require_room(store: Store, path: Path) -> None:
     if needed > free:
         raise DiskFull(
             f"{path} unpacks to {show_bytes(needed)}, and there are {show_bytes(free)} on the disk of {store.folder}",
-            remedy=f"make room, see: df -h {store.folder}",
+            remedy=f"make room, see: df -h {quote(str(store.folder))}",
         )
 
 
@@ -184,7 +185,7 @@ def _same_database(store: Store, holds: PointHolds, path: Path) -> None:
     if state is not None and state.database_id != holds.database_id:
         raise UsageError(
             f"{path} is a point of another database than the one that {store.job} mirrors",
-            remedy=f"if that is right: rollrep import {path} --job {store.job} --accept-source",
+            remedy=f"if that is right: rollrep import {quote(str(path))} --job {store.job} --accept-source",
         )
 
 

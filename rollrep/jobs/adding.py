@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from shlex import quote
 
 from rollrep.core.errors import UsageError
 from rollrep.destination.outputs import require_regular
@@ -73,7 +74,7 @@ def add_job(path: Path, name: str, source: str, *, identity: Path | None = None,
     except FileNotFoundError:
         before, mode = b"", None
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {path}") from error
+        raise UsageError(f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {quote(str(path))}") from error
     if not before.strip():
         before += _TEMPLATE.encode()
     if name in parse_config(before, path).jobs:
@@ -112,7 +113,7 @@ def _replace(target: Path, data: bytes, mode: int | None) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
-            f"{target} can't be written: {error.strerror}", remedy=f"see: ls -ld {target.parent}"
+            f"{target} can't be written: {error.strerror}", remedy=f"see: ls -ld {quote(str(target.parent))}"
         ) from error
     folder = os.open(target.parent, os.O_RDONLY)
     try:

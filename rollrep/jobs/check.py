@@ -10,6 +10,7 @@ import datetime as dt
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rollrep import __version__
@@ -92,7 +93,7 @@ def _store(config: Config, job: Job) -> Item:
     folder = store_of(config, job).folder
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        return Item("store", FAIL, f"{existing} can't be written by this user", f"ls -ld {existing}", 2)
+        return Item("store", FAIL, f"{existing} can't be written by this user", f"ls -ld {quote(str(existing))}", 2)
     return Item("store", OK, str(folder))
 
 
@@ -254,7 +255,7 @@ def _readers(store: Store) -> list[Item]:
         f"{show_bytes(waiting)} of {store.mirror.name}-wal can't be written back: somebody reads the mirror in a"
         " transaction that does not end, and every pull adds to it"
     )
-    return [Item("readers", WARN, said, f"fuser -v {store.mirror}", more={"waiting_bytes": waiting})]
+    return [Item("readers", WARN, said, f"fuser -v {quote(str(store.mirror))}", more={"waiting_bytes": waiting})]
 
 
 def verified(job: Job, catalog: Catalog) -> list[Item]:

@@ -150,7 +150,9 @@ def load_config(path: Path) -> Config:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {path}") from error
+        raise UsageError(
+            f"{path} can't be read: {error.strerror}", remedy=f"see: ls -l {shlex.quote(str(path))}"
+        ) from error
     return parse_config(data, path)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from shlex import quote
 
 import msgspec
 
@@ -71,4 +72,4 @@ def _larger(lasting: Lasting, seconds: float, database: str) -> str:
     for rate in lasting.rates:
         room = room_for(room, rate, seconds)
     path = shlex.quote(database) if database.startswith("/") else "DB"
-    return f"on the source: rollrep source install {path}{install_options(now, room)}"
+    return f"on the source: rollrep source install {quote(str(path))}{install_options(now, room)}"

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 import apsw
 
@@ -39,7 +40,7 @@ def open_source(path: Path, *, vfs: str | None = None) -> apsw.Connection:
             remedy="give the path of the application's SQLite database on its own machine",
         )
     if not os.access(path, os.R_OK):
-        raise UsageError(f"{path} can't be read by this user", remedy=f"see: ls -l {path}")
+        raise UsageError(f"{path} can't be read by this user", remedy=f"see: ls -l {quote(str(path))}")
     flags = apsw.SQLITE_OPEN_READWRITE if os.access(path, os.W_OK) else apsw.SQLITE_OPEN_READONLY
     with translated(path):
         connection = apsw.Connection(str(path.resolve()), flags=flags, vfs=vfs)
@@ -83,15 +84,18 @@ def translated(path: Path) -> Iterator[None]:
             remedy="try again; if it lasts, see who holds it: fuser -v",
         ) from error
     except apsw.FullError as error:
-        raise DiskFull(f"no room on the disk of {path}", remedy=f"make room, see: df -h {path.parent}") from error
+        raise DiskFull(
+            f"no room on the disk of {path}", remedy=f"make room, see: df -h {quote(str(path.parent))}"
+        ) from error
     except apsw.ReadOnlyError as error:
         raise UsageError(
-            f"{path} can't be written by this user", remedy=f"run as the user who owns it, see: ls -l {path}"
+            f"{path} can't be written by this user",
+            remedy=f"run as the user who owns it, see: ls -l {quote(str(path))}",
         ) from error
     except apsw.CantOpenError as error:
         raise UsageError(
             f"{path} can't be opened: {error}",
-            remedy=f"SQLite needs to write beside the file too, see: ls -ld {path.parent}",
+            remedy=f"SQLite needs to write beside the file too, see: ls -ld {quote(str(path.parent))}",
         ) from error
     except apsw.SQLError as error:
         if unknown := unknown_here(error):
@@ -99,7 +103,8 @@ def translated(path: Path) -> Iterator[None]:
         if PREFIX not in str(error):
             raise
         raise RollrepError(
-            f"the rolling log of {path} is not whole: {error}", remedy=f"mend it: rollrep source install {path}"
+            f"the rolling log of {path} is not whole: {error}",
+            remedy=f"mend it: rollrep source install {quote(str(path))}",
         ) from error
     except apsw.CorruptError as error:
         raise RollrepError(

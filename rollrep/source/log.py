@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from shlex import quote
 
 import apsw
 import msgspec
@@ -89,7 +90,7 @@ def read_meta(db: apsw.Connection) -> Meta:
     """Raises NotSetUp where no rolling log is installed, RollrepError where a newer rollrep made it."""
     if not has_log(db):
         path = db.filename
-        raise NotSetUp(f"{path} has no rolling log", remedy=f"install it: rollrep source install {path}")
+        raise NotSetUp(f"{path} has no rolling log", remedy=f"install it: rollrep source install {quote(str(path))}")
     row = find_row(
         db,
         "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
@@ -99,7 +100,7 @@ def read_meta(db: apsw.Connection) -> Meta:
         path = db.filename
         raise RollrepError(
             f"the rolling log of {path} was made by an older rollrep",
-            remedy=f"make it anew, and every destination mirrors again: rollrep source install {path}",
+            remedy=f"make it anew, and every destination mirrors again: rollrep source install {quote(str(path))}",
         )
     if row is None or row[0] != FORMAT:
         raise RollrepError(
@@ -195,7 +196,9 @@ def read_facts(db: apsw.Connection, meta: Meta) -> Facts:
     """Call inside a read transaction: then `head` is a commit boundary, because SQLite has one writer."""
     ends = read_ends(db)
     if ends is None:
-        raise RollrepError(f"the rolling log of {db.filename} is empty", remedy=f"rollrep source install {db.filename}")
+        raise RollrepError(
+            f"the rolling log of {db.filename} is empty", remedy=f"rollrep source install {quote(db.filename)}"
+        )
     proof = proof_of(db, ends.newest)
     assert proof is not None
     sequence: tuple[tuple[str, int], ...] = ()

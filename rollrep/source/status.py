@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from shlex import quote
 
 import apsw
 import msgspec
@@ -81,12 +82,14 @@ class Status:
         if self.wal_bytes >= MOST_WAL_BYTES:
             lines.append(
                 f"  WARN     its WAL has grown to {show_bytes(self.wal_bytes)}: somebody may read in a transaction that"
-                f" does not end: fuser -v {name}"
+                f" does not end: fuser -v {quote(name)}"
             )
         if self.migration == "running":
             lines.append("  PENDING  a migration runs: nothing is captured until it is over")
         elif self.migration:
-            lines.append(f"  WARN     a migration was interrupted: nothing is captured; rollrep source install {name}")
+            lines.append(
+                f"  WARN     a migration was interrupted: nothing is captured; rollrep source install {quote(name)}"
+            )
         states: dict[str, list[str]] = {}
         for table, state in sorted(self.tables.items()):
             states.setdefault(state, []).append(table)
