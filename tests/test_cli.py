@@ -263,7 +263,7 @@ def test_source_hears_a_signal_at_once_when_it_waits_for_a_lock(place: Place, nu
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("pul",), ("'pul'", 'Did you mean "pull"?')),
+        (("pul",), ("'pul'", 'did you mean "pull"?')),
         (("zzz",), ("'zzz'", "rollrep --help")),
         (("source", "zzz"), ("'zzz'", "rollrep source --help")),
     ],
@@ -722,6 +722,27 @@ def test_usage_is_said_when_the_command_is_no_command(place: Place, arguments: t
     assert done.returncode == 2
     assert done.stderr
     assert place.files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema", "said", "remedy"),
+    [(("nonsense",), "usage", "there is no command 'nonsense'", "see: rollrep --help"),
+     (("source", "pont"), "source", "there is no command 'pont'", 'did you mean "point"? see: rollrep source --help'),
+     (("--nope", "pull"), "usage", "no such option", "see: rollrep --help"),
+     (("pull", "--nope"), "pull", "no such option", "see: rollrep pull --help"),
+     (("restore", "shop"), "restore", "missing option '-o' / '--output'", "see: rollrep restore --help"),
+     (("source", "point"), "source.point", "missing argument 'DB'", "see: rollrep source point --help"),
+     (("undo", "shop", "1", "2", "--only", "x"), "undo", "invalid value for '--only'", "see: rollrep undo --help"),
+     (("source", "install", "a", "--keep-rows", "x"), "source.install", "'x' is not a valid integer",
+      "see: rollrep source install --help")],
+)  # fmt: skip
+def test_usage_is_refused_as_anything_else_is(
+    pulled: Place, arguments: tuple[str, ...], schema: str, said: str, remedy: str
+) -> None:
+    assert refusal(pulled, 2, arguments, said) == remedy
+    told = only_object(pulled.run(*arguments, "--json").stdout)
+    assert (told["schema"], told["error"]["kind"]) == (f"rollrep.{schema}/1", "usage")
+    assert pulled.run(*arguments, "--", "--json").stdout == ""
 
 
 # ---------------------------------------------------------------- the promised JSON

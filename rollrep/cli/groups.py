@@ -5,6 +5,12 @@ from __future__ import annotations
 import click
 
 
+class NoSuchCommand(click.UsageError):
+    def __init__(self, name: str, remedy: str, ctx: click.Context) -> None:
+        super().__init__(f"there is no command {name!r}", ctx)
+        self.remedy = remedy
+
+
 class Suggesting(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -15,5 +21,5 @@ class Suggesting(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f' Did you mean "{near[0]}"?' if near else f" See: {ctx.command_path} --help"
-            raise click.UsageError(f"there is no command {args[0]!r}.{hint}") from error
+            see = f"see: {ctx.command_path} --help"
+            raise NoSuchCommand(args[0], f'did you mean "{near[0]}"? {see}' if near else see, ctx) from error

@@ -12,7 +12,7 @@ import click
 
 from rollrep import __version__
 from rollrep.cli.groups import Suggesting
-from rollrep.cli.output import say, set_up_logging
+from rollrep.cli.output import fail_usage, say, set_up_logging
 from rollrep.cli.streams import FULL, mend_streams, speaking
 from rollrep.core.errors import DiskFull
 from rollrep.strangers import meet_connections
@@ -78,10 +78,12 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         with speaking():
             error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        fail_usage(error)
     except OSError as error:
         # Of --help and --version; what commands meet is told by `reporting`.
         if error.errno not in FULL:

@@ -110,6 +110,18 @@ def fail(error: RollrepError, schema: str, as_json: bool) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def fail_usage(error: click.ClickException) -> NoReturn:
+    """What click says of a command line, said as every other error is."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "rollrep"
+    said = " ".join(error.format_message().split()).rstrip(".")
+    remedy = getattr(error, "remedy", "") or f"see: {path} --help"
+    typed = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv
+    # The command was never called, so nobody knows its options.
+    schema = ".".join(path.split()[1:]) or "usage"
+    fail(UsageError(said[:1].lower() + said[1:], remedy=remedy), schema, "--json" in typed)
+
+
 def reporting(schema: str) -> Callable[[F], F]:
     """Turns the errors of a command into sentences and exit codes."""
 
