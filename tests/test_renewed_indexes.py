@@ -16,7 +16,7 @@ from rollrep.core.moments import Latest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point
 from rollrep.source import reader
-from rollrep.source.tables import Limits
+from rollrep.source.tables import NEWER_INDEXES, SCHEMA_TEXT, WRITE_POINT, Limits
 
 NOTES = "CREATE TABLE note(text, n); CREATE INDEX by_n ON note(n);" + "".join(
     f"INSERT INTO note VALUES ('t{n}', {n});" for n in range(10)
@@ -114,13 +114,34 @@ def test_change_that_no_row_tells_arrives_when_the_keys_are_forgotten(pair: Foll
     latest_is_the_source(pair)
 
 
-def test_no_table_is_mirrored_when_the_log_was_captured_by_an_older_version(pair: FollowedPair) -> None:
-    """Its text of the schema has no line for the newer indexes yet."""
+def captured_by_an_older_version(pair: FollowedPair, index: str) -> None:
+    """Its text of the schema has no line for the newer indexes, and its trigger stays where it stood, before `index`."""
+    newest = f" || char(10) || ifnull((SELECT group_concat(name) FROM ({NEWER_INDEXES}"
+    older = SCHEMA_TEXT[: SCHEMA_TEXT.index(newest)]
+    (text,) = next(pair.db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (WRITE_POINT,)))
+    (made,) = next(pair.db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)))
+    for statement in (
+        f"DROP INDEX {index}",
+        f"DROP TRIGGER {WRITE_POINT}",
+        text.replace(SCHEMA_TEXT, older),
+        made,
+        f"UPDATE _rollrep_meta SET schema_text = {older}",
+    ):
+        pair.do(statement)
+
+
+def test_no_table_is_mirrored_and_no_point_lost_when_an_older_version_captured_the_log(pair: FollowedPair) -> None:
     pair.start(NOTES)
     pair.do("CREATE INDEX by_text ON note(text)")
-    pair.install()
-    pair.do("UPDATE _rollrep_meta SET schema_text = substr(schema_text, 1, length(schema_text) - 1)")
-    pair.do("UPDATE note SET text = 'later' WHERE n = 2")
     pair.pull()
-    assert pair.tables_mirrored == []
+    captured_by_an_older_version(pair, "by_text")
+    pair.do("UPDATE note SET text = 'later' WHERE n = 2")
+    before = pair.point()
+    pair.do("UPDATE note SET text = 'last' WHERE n = 2")
+    pair.same()
     latest_is_the_source(pair)
+    pair.same_at(*before)
+    pair.do("DROP INDEX by_text")
+    pair.do("CREATE INDEX by_text ON note(text)")
+    assert pair.pull() == ("mirror", "schema")
+    assert pair.tables_mirrored == ["note"]
