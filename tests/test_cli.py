@@ -336,6 +336,20 @@ def test_pull_says_what_to_install_when_the_source_has_no_log(place: Place) -> N
     assert not place.mirror().exists()
 
 
+def test_log_of_an_older_rollrep_is_made_anew_by_what_a_pull_says_to_type(place: Place) -> None:
+    place.good("source", "install", place.db, "--keep-rows", "777", "--exclude", "posts")
+    place.good("pull")
+    place.write("UPDATE _rollrep_meta SET format = 2", "DROP TRIGGER _rollrep_prune", "DROP TABLE _rollrep_range")
+    remedy = sentence(place.run("pull"), 1, "made by an older rollrep").partition("rollrep source ")[2]
+    assert (
+        "would be made anew, and every destination mirrors again" in place.good("source", *remedy.split(), "-n").stdout
+    )
+    assert "is made anew, and every destination mirrors again" in place.good("source", *remedy.split()).stdout
+    again = place.told("source", "install", place.db)
+    assert (again["limits"]["rows"], "posts" in again["kept"], "comments" in again["kept"]) == (777, False, True)
+    assert place.told("pull")["jobs"][0]["answer"] == "mirror"
+
+
 def test_pull_says_what_to_install_when_the_log_was_taken_out(place: Place) -> None:
     place.pulled()
     before = oracle.dbhash(place.mirror())

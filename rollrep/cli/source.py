@@ -82,7 +82,7 @@ def install_command(
     """
     dry_run = dry_run or print_sql
     with _opened(db) as connection:
-        before = read_meta(connection) if has_log(connection) else None
+        before = read_meta(connection, older_too=True) if has_log(connection) else None
         old = before.limits if before else DEFAULTS
         limits = Limits(
             keep_rows=_positive("--keep-rows", keep_rows, old.keep_rows),
@@ -96,6 +96,9 @@ def install_command(
         journal_mode = str(connection.pragma("journal_mode"))
         virtuals = virtual_tables(connection, include, left_out)[0]
         loose = [each for each in references_to_no_key(connection) if each[1] in {*report.captured, *report.kept}]
+    done = "brought up to date"
+    if report.created:
+        done = "made anew, and every destination mirrors again" if before else "installed"
     told = _report_json(db, report, journal_mode, dry_run, print_sql)
     told["virtual"] = [{"table": each.name, "module": each.module} for each in virtuals]
     names = [
@@ -110,7 +113,7 @@ def install_command(
         return
     if print_sql and report.statements:
         script(";\n".join(("BEGIN IMMEDIATE", *report.statements, "COMMIT")) + ";")
-    for line in _told_installed(db, report, virtuals, journal_mode, loose, dry_run):
+    for line in _told_installed(db, report, done, virtuals, journal_mode, loose, dry_run):
         tell(line, err=print_sql)
     for glob in unmatched:
         tell(f"  WARN       --tables {glob}: no table that is left has such a name", err=print_sql)
@@ -153,6 +156,7 @@ def _limits_json(limits: Limits) -> dict[str, object]:
 def _told_installed(
     db: Path,
     report: Report,
+    done: str,
     virtuals: Sequence[Virtual],
     journal_mode: str,
     loose: list[tuple[str, str]],
@@ -162,10 +166,7 @@ def _told_installed(
     if not report.statements:
         yield f"{db}: all is as it should be; nothing was changed"
     else:
-        yield (
-            f"{db}: the rolling log {'is' if not dry_run else 'would be'}"
-            f" {'installed' if report.created else 'brought up to date'}"
-        )
+        yield f"{db}: the rolling log {'is' if not dry_run else 'would be'} {done}"
     total = len(report.captured) + len(report.kept)
     yield f"  captured   {show_count(total, 'table')}" + (
         f" ({would}new: {', '.join(report.captured)})" if report.captured else ""

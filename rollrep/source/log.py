@@ -86,8 +86,11 @@ def has_log(db: apsw.Connection) -> bool:
     return has_table(db, META)
 
 
-def read_meta(db: apsw.Connection) -> Meta:
-    """Raises NotSetUp where no rolling log is installed, RollrepError where a newer rollrep made it."""
+def read_meta(db: apsw.Connection, *, older_too: bool = False) -> Meta:
+    """Raises NotSetUp where no rolling log is installed, RollrepError where a newer rollrep made it, or an older one.
+
+    With `older_too` the row of an older one is given as well, by who makes that log anew.
+    """
     if not has_log(db):
         path = db.filename
         raise NotSetUp(f"{path} has no rolling log", remedy=f"install it: rollrep source install {quote(str(path))}")
@@ -96,13 +99,13 @@ def read_meta(db: apsw.Connection) -> Meta:
         "SELECT format, database, epoch, keep_rows, keep_bytes, keep_age_days, keep_keys, include, exclude,"
         f" refused, since, pruned_through, forgotten_through FROM {META}",
     )
-    if row is not None and row[0] < FORMAT:
+    if row is not None and row[0] < FORMAT and not older_too:
         path = db.filename
         raise RollrepError(
             f"the rolling log of {path} was made by an older rollrep",
             remedy=f"make it anew, and every destination mirrors again: rollrep source install {quote(str(path))}",
         )
-    if row is None or row[0] != FORMAT:
+    if row is None or row[0] > FORMAT:
         raise RollrepError(
             f"the rolling log of {db.filename} has format {row and row[0]}, this rollrep reads {FORMAT}",
             remedy="use the rollrep version that installed it, or a newer one",
