@@ -134,6 +134,26 @@ def test_every_command_counts_the_same_points_when_nothing_leads_to_one(shop: Sh
     assert refused.value.remedy.endswith("rollrep points JOB")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"tables": ["note"], "rows": 3},
+        {"tables": [{"table": "note", "rung": "copy", "rows": 3, "bytes": 90}]},
+    ],
+    ids=["by_name", "by_rung"],
+)
+def test_status_leaves_out_a_mirror_operation_when_an_older_rollrep_noted_less_of_it(
+    shop: Shop, told: dict[str, object]
+) -> None:
+    shop.pulled()
+    with contextlib.closing(open_checked(shop.store.catalog, create=False)) as catalog:
+        catalog.execute("UPDATE event SET detail = ? WHERE kind = 'mirror'", (json.dumps({"reason": "first", **told}),))
+    assert (shop.status()[0], shop.status()[1]["mirroring"]["last"]) == (0, None)
+    code, said = shop.type("status", "shop")
+    assert code == 0 and "was made again" not in said
+    assert shop.type("check", "shop")[0] == 0
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_catalog_that_was_never_begun_is_no_pull_when_the_disk_was_full(shop: Shop, begun: bool) -> None:
     """Its file is made before its first page, and its first page before its tables."""

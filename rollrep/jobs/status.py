@@ -199,7 +199,8 @@ def _lasting(catalog: Catalog, pulled: Told | None, now: dt.datetime) -> Lasting
 
 
 def _mirroring(store: Store, catalog: Catalog, mirror_bytes: int, bandwidth: int | None, now: dt.datetime) -> Mirroring:
-    known = next(catalog.events("mirror"), None)
+    # What an older rollrep noted of one tells less, and nothing that could be shown.
+    known = next((each for each in catalog.events("mirror") if "seconds" in each[1]), None)
     whole = next((told for _, told in catalog.events("mirror") if _read_all(told)), None)
     estimate_s = _estimate_s(whole, mirror_bytes, bandwidth) if whole else None
     return Mirroring(_under_way(store), told_of(known, now), estimate_s)
@@ -213,8 +214,10 @@ def _estimate_s(last: Told, mirror_bytes: int, bandwidth: int | None) -> float:
 
 def _read_all(told: Told) -> bool:
     """Whether a mirror operation copied or compared every table, so that its rate tells what the next would take."""
+    if not told.get("mirror_bytes"):
+        return False
     rungs = {each["rung"] for each in told["tables"]}
-    return bool(told.get("mirror_bytes")) and told["reason"] != "schema" and rungs <= {"copy", "digests"} != set()
+    return told["reason"] != "schema" and rungs <= {"copy", "digests"} != set()
 
 
 def _under_way(store: Store) -> UnderWay | None:
