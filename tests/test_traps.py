@@ -16,7 +16,7 @@ from pair import FollowedPair
 from sources import copy_source, pull_once, session
 
 from rollrep.core.clock import iso
-from rollrep.core.errors import Temporary
+from rollrep.core.errors import NotRestorable, Temporary
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import restorable
 from rollrep.destination.pull import Wishes, pull
@@ -625,3 +625,19 @@ def test_row_removed_by_replace_is_gone_when_a_foreign_key_changes_the_updated_r
     pair.do("UPDATE OR REPLACE t SET u = 'b', p = 'a' WHERE id = 1")
     assert pair.db.execute("SELECT * FROM t").fetchall() == [(1, "b", "b")]
     pair.same()
+
+
+def test_restore_names_the_other_points_when_log_rows_before_its_own_can_not_be_replayed(pair: FollowedPair) -> None:
+    """To mirror again, as a pull says, brings no point back."""
+    pair.start(ACCOUNT + "INSERT INTO account VALUES (1, 'a', 'x')")
+    put = "INSERT INTO _rollrep_log(at, shape, op, size, v0, v1) VALUES (julianday('now'), 1, 1, 9, 2, ?)"
+    pair.do(put, ("a",))
+    unreachable, _ = pair.point()
+    pair.do(put, ("b",))
+    pair.do("DELETE FROM account")
+    pair.do("INSERT INTO _rollrep_log(at, shape, op, size, v0) VALUES (julianday('now'), 1, 0, 9, 2)")
+    pair.same()
+    with pytest.raises(NotRestorable, match="can't be replayed on table account: UNIQUE") as refused:
+        pair.restored(pair.points_at(unreachable)[0])
+    assert refused.value.remedy == "choose an earlier or a later point: rollrep points JOB"
+    pair.same_at(*pair.point_pulled())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.clock import iso
-from rollrep.core.errors import VerifyFailed
+from rollrep.core.errors import NotRestorable, RollrepError, VerifyFailed
 from rollrep.core.nouns import PREFIX, Layout
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog
@@ -163,7 +163,7 @@ def from_archive(
             holds = archive.attach(db, segment)
             last = min(holds.last, chosen.point.id)
             for stop in shadows.stops(after, last):
-                with transaction(db):
+                with _of_the_past(), transaction(db):
                     replay.window(after + 1, stop)
                 after = stop
                 shadows.reached(db, after, scratch_beside(path))
@@ -173,6 +173,17 @@ def from_archive(
             replay.finish()
         shadows.finish(db, scratch_beside(path))
     return Built(state, state.layout, shadows.earlier, shadows.rebuilt, require)
+
+
+@contextlib.contextmanager
+def _of_the_past() -> Iterator[None]:
+    """Says what to do about log rows that can't be replayed: to mirror again, as after a pull, would not help."""
+    try:
+        yield
+    except RollrepError as error:
+        if type(error) is not RollrepError:
+            raise
+        raise NotRestorable(error.facts, remedy="choose an earlier or a later point: rollrep points JOB") from error
 
 
 def _put_facts(db: apsw.Connection, holds: SegmentHolds, last: int, layout: Layout) -> None:
