@@ -551,6 +551,27 @@ def test_replaced_row_is_gone_when_a_trigger_put_it_there_midway(
     pair.same_at(*kept)
 
 
+def test_points_are_what_they_were_when_an_older_rollrep_took_removals_for_announced(
+    pair: FollowedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triggers, replacing = MIDWAY["inserts, before insert"]
+    with monkeypatch.context() as older:
+        older.setattr("rollrep.source.inspect._unannounced", lambda plan: plan)
+        pair.start(f"{HALL} INSERT INTO t VALUES (1, 'x', 0, 1, 1), (2, 'y', 0, 2, 2); {triggers}")
+        pair.do(replacing)
+        points = [pair.point()]
+        pair.do("UPDATE t SET u = 'q', x = 9 WHERE u = 'z'")
+        points.append(pair.point())
+        pair.pull()
+    pair.do("INSERT INTO t(id, u, x, y) VALUES (60, 'z', 3, 30)")
+    points.append(pair.point())
+    pair.install()
+    assert pair.pull() == ("mirror", "schema")
+    pair.same()
+    for kept in points:
+        pair.same_at(*kept)
+
+
 @pytest.mark.parametrize(
     ("schema", "announced"),
     [

@@ -83,6 +83,33 @@ def ended(statement: str) -> str:
     return f"{statement};" if last["over"] else f"{statement}\n;"
 
 
+TOKEN = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | [\w$\x80-\U0010ffff]+ | [^\s\w]""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def tokens_of(statement: str) -> list[str]:
+    """The words and signs of somebody's SQL; a quoted name is one with its quotes."""
+    return TOKEN.findall(without_comments(statement))
+
+
+def words_of(statement: str) -> list[str]:
+    """The same, folded, as the names they may be.
+
+    >>> words_of('INTO "A b"(c)')
+    ['into', 'a b', '(', 'c', ')']
+    """
+    return [fold(unquoted(token)) for token in tokens_of(statement)]
+
+
+def unquoted(token: str) -> str:
+    """The name that a token is, quoted or not."""
+    if len(token) > 1 and token[0] in "'\"`[":
+        return token[1:-1].replace(token[-1] * 2, token[-1])
+    return token
+
+
 def names(identifiers: Iterable[str], prefix: str = "") -> str:
     """A comma list of quoted names, each after `prefix`.
 

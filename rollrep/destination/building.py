@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import msgspec
 from rollrep.core import sql
 from rollrep.core.clock import iso
 from rollrep.core.errors import NotRestorable, RollrepError, VerifyFailed
-from rollrep.core.nouns import PREFIX, Layout
+from rollrep.core.nouns import PREFIX, Layout, Shape
 from rollrep.destination.archive import Archive, SegmentHolds
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Segment, Snapshot
@@ -35,6 +35,7 @@ from rollrep.destination.shadow_archive import Earlier
 from rollrep.destination.shadow_restore import ShadowRestore, scratch_beside
 from rollrep.destination.snapshots import copy_database
 from rollrep.destination.store import Store
+from rollrep.midway import Midway
 from rollrep.query import all_rows, one_value
 
 Progress = Callable[[str], None]
@@ -144,7 +145,7 @@ def from_archive(
         if state.layout.virtuals:
             # An index that can't be made again is given up, and what that wrote is taken back.
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        shapes = wanted_shapes(state.layout, chosen.tables)
+        shapes = _as_it_is_known_now(db, wanted_shapes(state.layout, chosen.tables))
         # A snapshot made of the archive has no proof, and may lie between a TOUCHED and the row it announces.
         replay = Replay(
             db,
@@ -173,6 +174,20 @@ def from_archive(
             replay.finish()
         shadows.finish(db, scratch_beside(path))
     return Built(state, state.layout, shadows.earlier, shadows.rebuilt, require)
+
+
+def _as_it_is_known_now(db: apsw.Connection, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """`shapes`, but for tables of which an older rollrep took removals for announced that were not.
+
+    Its log tells them all the same when it is replayed in order, for there it has whole rows of all UPDATEs.
+    """
+    midway = Midway(db)
+    return tuple(
+        msgspec.structs.replace(shape, touches_logged=False)
+        if shape.unique_columns and midway.is_put_to(shape.table)
+        else shape
+        for shape in shapes
+    )
 
 
 @contextlib.contextmanager

@@ -14,11 +14,11 @@ import msgspec
 
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX, Layout, Refused, SchemaObject, Shape, Virtual
+from rollrep.midway import Midway, acting_references
 from rollrep.query import all_rows, one_value
 from rollrep.source.declared import is_loose, is_often_long
 from rollrep.source.key_collations import key_collates, key_collations
 from rollrep.source.makeable import Texts, texts_by_table, what_is_missing
-from rollrep.source.midway import Midway, acting_references
 from rollrep.source.uniques import Unique, Unknown, uniques_of
 from rollrep.source.virtual import owned_tables
 

@@ -55,7 +55,7 @@ class Unknown:
         >>> Unknown({"id"}, {"v"}, {"g"}, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, g AS (v + 1))").are_in(["v", "g"])
         True
         """
-        named = {word for term in terms for word in words_of(term)}
+        named = {word for term in terms for word in sql.words_of(term)}
         if not named.isdisjoint(map(sql.fold, self.chosen)):
             return True
         if named.isdisjoint(map(sql.fold, self.generated)):
@@ -110,7 +110,7 @@ def parse_index(statement: str) -> tuple[list[str], str] | None:
     (['a + 1', 'b'], 'b > 0')
     """
     bare = sql.without_comments(statement)
-    tokens = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(bare)]
+    tokens = [(m.group(), m.start(), m.end()) for m in sql.TOKEN.finditer(bare)]
     on = next((i for i, (token, *_) in enumerate(tokens) if token.upper() == "ON"), None)
     if on is None or on + 2 >= len(tokens) or tokens[on + 2][0] != "(":
         return None
@@ -129,42 +129,18 @@ def parse_index(statement: str) -> tuple[list[str], str] | None:
     return None
 
 
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | [\w$\x80-\U0010ffff]+ | [^\s\w]""",
-    re.VERBOSE | re.DOTALL,
-)
 _ORDER = re.compile(
     r"""(\s+COLLATE\s+("(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|\S+))?(\s+(ASC|DESC))?\s*$""",
     re.IGNORECASE,
 )
 
 
-def tokens_of(statement: str) -> list[str]:
-    """The words and signs of somebody's SQL; a quoted name is one with its quotes."""
-    return _TOKEN.findall(sql.without_comments(statement))
-
-
-def words_of(statement: str) -> list[str]:
-    """The same, folded, as the names they may be.
-
-    >>> words_of('INTO "A b"(c)')
-    ['into', 'a b', '(', 'c', ')']
-    """
-    return [sql.fold(_unquoted(token)) for token in tokens_of(statement)]
-
-
-def _unquoted(token: str) -> str:
-    if len(token) > 1 and token[0] in "'\"`[":
-        return token[1:-1].replace(token[-1] * 2, token[-1])
-    return token
-
-
 def _generating_words(table_text: str) -> set[str]:
     """The words in the expressions of all generated columns: one may be made of another."""
     found, depth = set(), 0
-    tokens = tokens_of(table_text)
+    tokens = sql.tokens_of(table_text)
     for before, token in itertools.pairwise(tokens):
         if depth or before.upper() == "AS":
             depth += (token == "(") - (token == ")")
-            found.add(sql.fold(_unquoted(token)))
+            found.add(sql.fold(sql.unquoted(token)))
     return found

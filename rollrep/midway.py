@@ -25,7 +25,6 @@ import apsw
 from rollrep.core import sql
 from rollrep.core.nouns import PREFIX
 from rollrep.query import all_rows
-from rollrep.source.uniques import tokens_of, words_of
 
 PUT, GONE = "put", "gone"
 """what happens to rows of a table: put in or changed; removed"""
@@ -107,12 +106,12 @@ def what_it_writes(statement: str) -> Written:
     ...     for when in ("INSERT", "AFTER INSERT", "BEFORE UPDATE OF a", "BEFORE DELETE")]
     [True, False, True, False]
     """
-    bare = [token.upper() for token in tokens_of(statement)]
+    bare = [token.upper() for token in sql.tokens_of(statement)]
     # SQLite keeps the text from the name on, behind words of its own.
     time = bare[3]
     event = bare[4] if time in TIMES else time
     begin = bare.index("BEGIN", 4)
-    names = words_of(statement)[begin:]
+    names = sql.words_of(statement)[begin:]
     events: list[Event] = []
     for n, word in enumerate(bare[begin:]):
         if word == "INTO":
