@@ -152,6 +152,15 @@ def test_oldest_that_stays_is_so_by_its_time_when_a_younger_one_was_imported() -
     assert found.oldest_kept == points[1]
 
 
+def test_oldest_that_stays_is_the_first_of_the_log_when_the_clock_stepped_back() -> None:
+    times = [NOW - 2 * DAY, NOW - 3 * DAY, NOW]
+    points = [CatalogPoint(at, 1, "e", at, "pull", None, time) for at, time in enumerate(times, 1)]
+    points.append(CatalogPoint(4, 2, "f", 1, "pull", None, NOW - 4 * DAY))
+    taken = [catalogs.Snapshot(1, 1, times[0], "s1", 10, 10), catalogs.Snapshot(2, 1, NOW - 4 * DAY, "s2", 10, 10)]
+    found = plan_expiry(taken, [Segment(1, 2, 3, "", "a", 10)], points, frozenset(), Grid(), NOW)
+    assert found.oldest_kept == points[0]
+
+
 @pytest.mark.parametrize("by", ["-3000 days", "+3000 days"])
 def test_points_stay_when_the_clock_of_the_source_was_wrong_for_one_pull(
     pair: FollowedPair, monkeypatch: pytest.MonkeyPatch, by: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime as dt
 import io
 import json
 import signal
@@ -27,7 +28,7 @@ from test_replication import SEEDS, Life
 
 from rollrep.core import sql
 from rollrep.core.errors import NotRestorable, UsageError
-from rollrep.core.moments import ById, ByLabel, ByPoint, Latest, Moment
+from rollrep.core.moments import ById, ByLabel, ByPoint, ByTime, Latest, Moment
 from rollrep.destination import cache as caching
 from rollrep.destination.cache import Cache
 from rollrep.destination.catalog import Catalog
@@ -121,6 +122,15 @@ def test_point_is_the_one_found_among_all_when_it_is_named(place: Place) -> None
             assert found_or_refused(lambda m: find_point(catalog, m), moment) == found_or_refused(
                 lambda m: choose(points, m, None), moment
             )
+
+
+def test_moment_before_the_first_point_is_told_by_the_first_of_the_log_when_the_clock_stepped_back() -> None:
+    noon = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
+    hours = (0, -2, 1)
+    points = [CatalogPoint(n, 1, "e", n, "pull", None, noon + dt.timedelta(hours=by)) for n, by in enumerate(hours, 1)]
+    with pytest.raises(NotRestorable, match="before the first point, which is of 2026-11-22T12:00") as refused:
+        choose(points, ByTime(noon - dt.timedelta(hours=1)), None)
+    assert refused.value.remedy.endswith("--at point:1")
 
 
 def found_or_refused(find: Callable[[Moment], CatalogPoint], moment: Moment) -> CatalogPoint | str:

@@ -91,12 +91,22 @@ def _choose_by_time(points: Sequence[CatalogPoint], moment: ByTime, confirmed: d
     effective = effective_times(points)
     before = [point for point, time in zip(points, effective, strict=True) if time <= moment.moment]
     if not before:
-        first = min(points, key=lambda point: point.time)
+        first = oldest_of(points)
         raise NotRestorable(
             f"{iso(moment.moment)} is before the first point, which is of {iso(first.time)}",
             remedy=f"the first that can be restored: --at point:{first.point}",
         )
     return before[-1]
+
+
+def oldest_of(points: Sequence[CatalogPoint]) -> CatalogPoint:
+    """The first of those that were pulled, in the log's order; an imported one where that is older.  Pure.
+
+    Lines that were imported come before all others, whatever they are of: only there a clock decides.
+    """
+    firsts = {point.line: point for point in reversed(points)}
+    pulled = min((line for line in firsts if line > 0), default=None)
+    return min((point for line, point in firsts.items() if line < 0 or line == pulled), key=lambda point: point.time)
 
 
 def effective_times(points: Sequence[CatalogPoint]) -> list[dt.datetime]:

@@ -29,6 +29,7 @@ from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Segment, Snapshot
 from rollrep.destination.chains import chain_of, usable
 from rollrep.destination.changes import merge_changes
+from rollrep.destination.choosing import oldest_of
 from rollrep.destination.notes import note_path, pinned_paths
 from rollrep.destination.reach import reach_of
 from rollrep.destination.retention import Grid, latest_times, plan_snapshots
@@ -121,9 +122,7 @@ def plan_expiry(
     restorable = [point for point in points if before.covers(point.line, point.id)]
     stay = [point for point in restorable if after.covers(point.line, point.id)]
     lost = tuple(point for point in restorable if not after.covers(point.line, point.id))
-    # The first in the log's order may be an imported one, whose line is older than any.
-    oldest = min(stay, key=lambda point: point.time, default=None)
-    return Expiry(tuple(files), lost, len(stay), oldest, tuple(merges))
+    return Expiry(tuple(files), lost, len(stay), oldest_of(stay) if stay else None, tuple(merges))
 
 
 def _with_bases(ruled: Sequence[FileVerdict]) -> tuple[list[FileVerdict], list[tuple[Snapshot, ...]]]:
