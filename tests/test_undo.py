@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -210,6 +211,30 @@ def test_nothing_is_to_take_back_when_both_are_one_state_with_a_virtual_table(pl
     assert done.returncode == 0 and "-- Nothing differs." in done.stdout
     done = place.run("diff", "shop", "latest", "latest")
     assert (done.returncode, done.stdout) == (0, "nothing differs\n")
+
+
+def test_undo_ends_as_diff_does_when_only_a_virtual_table_may_differ(place: Place) -> None:
+    place.write("CREATE VIRTUAL TABLE search USING fts5(a)", "INSERT INTO search VALUES ('x')")
+    place.good("pull")
+    place.write("INSERT INTO search VALUES ('y')")
+    place.good("source", "point", place.db, "--label", "three")
+    place.good("pull")
+    points = place.told("points", "shop")["points"]
+    [before] = [one for one, each in itertools.pairwise(points) if each["label"] == "three"]
+    between = (f"point:{before['point']}", "label:three")
+    diff = place.run("diff", "shop", *between)
+    assert (diff.returncode, diff.stdout) == (3, "nothing that was compared differs\n"), diff.stderr
+    whole = place.run("undo", "shop", *between)
+    assert whole.returncode == 3
+    assert "search is not taken back: it is a virtual table" in whole.stderr
+    assert whole.stdout.endswith("-- Nothing that was compared differs.\n")
+    tried = place.run("undo", "shop", *between, "-n")
+    assert (tried.returncode, tried.stdout) == (3, "nothing to take back\n")
+    assert place.run("undo", "shop", *between, "--only", "removed").returncode == 3
+    assert place.run("undo", "shop", *between, "-t", "account", "-t", "search").returncode == 3
+    # Nothing of what was asked for can be done.
+    assert place.run("undo", "shop", *between, "--table", "SEARCH").returncode == 15
+    assert place.run("undo", "shop", *between, "--table", "account").returncode == 0
 
 
 def test_undo_names_triggers_when_they_will_fire(place: Place) -> None:

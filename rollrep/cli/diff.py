@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,11 @@ def require_tables(tables: tuple[str, ...], names: list[str]) -> None:
             raise UsageError(f"neither has a table {table}", remedy=remedy)
 
 
+def nothing_differs(left_out: Collection[str]) -> str:
+    """What is said where no difference was found, beside the tables `left_out`."""
+    return "nothing that was compared differs" if left_out else "nothing differs"
+
+
 def said_state(told: dict[str, Any]) -> str:
     """One line, whatever a file is called."""
     if "file" in told:
@@ -178,7 +183,7 @@ def _emit_sql(as_json: bool, db: Any, found: Any, told: dict[str, Any]) -> None:
     write_script(f"-- From A, {said_state(told['a'])},\n-- to   B, {said_state(told['b'])}.")
     write_script("-- It makes a database that is exactly A exactly B:  sqlite3 -bail COPY_OF_A < this file")
     if found.is_empty:
-        write_script("-- Nothing differs.")
+        write_script(f"-- {nothing_differs(found.not_compared).capitalize()}.")
     for statement in script(db, found):
         write_script(statement)
 
@@ -218,7 +223,7 @@ def _emit_rows(as_json: bool, db: Any, found: Any, told: dict[str, Any], *, with
             for change in rows_of(db, table):
                 tell("  " + said_change(change, found.encoding))
     if found.is_empty:
-        tell("nothing differs")
+        tell(nothing_differs(found.not_compared))
 
 
 def _counts(table: Any) -> dict[str, int]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from rollrep.cli.diff import compared, raise_partly, said_state
+from rollrep.cli.diff import compared, nothing_differs, raise_partly, said_state
 from rollrep.cli.options import config_option, naming, output_path, store_for
 from rollrep.cli.output import emit, json_option, reporting, say, script
+from rollrep.core import sql
 from rollrep.core.errors import SchemaProblem, UsageError
 from rollrep.core.units import show_count
 
@@ -58,7 +59,8 @@ def undo_command(
     it there with SQLite's shell. It takes a row back only where the row is still exactly as it was at B and no foreign
     key would be broken; others are left alone and listed as conflicts. rollrep never runs it.
 
-    Ends with 3 when a table can't be taken back, because it is another at A than at B; it is named.
+    Ends with 3 when a table can't be taken back, because it is another at A than at B, or is a virtual table; it is
+    named. With 15 when nothing of what differs, or of the tables that you name, can be.
     """
     from rollrep.destination.undo import is_meant, plan_undo, undo_script, write_lines
 
@@ -74,6 +76,7 @@ def undo_command(
             return not keys or is_meant(change, keys, table.after.primary_key if table.after else (), found.encoding)
 
         undo = plan_undo(db, found, wanted)
+        _require_possible(undo, found, tables, before, after)
         _require_rows(undo, keys, only, tables, before, after)
         told = {"job": job, "a": a, "b": b, "rows": undo.rows, "refused": undo.refused}
         told |= {"tables": [table.name for table in undo.tables], "triggers": list(undo.triggers)}
@@ -102,21 +105,31 @@ def _say_refused(job: str, undo: Any, as_json: bool) -> None:
         raise_partly(as_json, len(undo.refused))
 
 
+def _require_possible(undo: Any, found: Any, tables: tuple[str, ...], before: str, after: str) -> None:
+    """Raises SchemaProblem where nothing of what differs, or of what was asked for, can be taken back."""
+    if undo.rows or not undo.refused:
+        return
+    # What could not be compared may be the same; then the others are all that was asked for, and don't differ.
+    remade = [name for name in undo.refused if name not in found.not_compared]
+    refused = {sql.fold(name) for name in undo.refused}
+    if remade or (tables and all(sql.fold(table) in refused for table in tables)):
+        name, why = next(((name, undo.refused[name]) for name in remade), next(iter(undo.refused.items())))
+        diff = f"rollrep diff JOB {shlex.join((before, after))}"
+        raise SchemaProblem(f"{name} can't be taken back: {why}", remedy=f"see what differs: {diff}")
+
+
 def _require_rows(
     undo: Any, keys: tuple[str, ...], only: tuple[str, ...], tables: tuple[str, ...], before: str, after: str
 ) -> None:
     if undo.rows:
         return
     diff = f"rollrep diff JOB {shlex.join((before, after))}"
-    if undo.refused:
-        name, why = next(iter(undo.refused.items()))
-        raise SchemaProblem(f"{name} can't be taken back: {why}", remedy=f"see what differs: {diff}")
     if keys:
         raise UsageError(
             f"no row {' '.join(keys)} of {tables[0]} differs between A and B{_in_kind(only)}",
             remedy=f"see which do: {diff} --rows --table {shlex.quote(tables[0])}",
         )
-    if only:
+    if only and not undo.refused:
         raise UsageError(f"no row was {' or '.join(only)} between A and B", remedy=f"see what differs: {diff}")
 
 
@@ -140,7 +153,7 @@ def _header(job: str, a: dict[str, Any], b: dict[str, Any], undo: Any) -> Iterat
         names = ", ".join(" ".join(name.split()) for name in undo.triggers)
         yield f"-- CAREFUL: these triggers of the application will fire: {names}"
     if not undo.rows:
-        yield "-- Nothing differs."
+        yield f"-- {nothing_differs(undo.refused).capitalize()}."
 
 
 COMMANDS: dict[str, click.Command] = {"undo": undo_command}

@@ -189,8 +189,9 @@ def compare(db: apsw.Connection, tables: Collection[str] = ()) -> Differences:
 
 
 def all_tables(db: apsw.Connection) -> list[str]:
-    """The tables that are on either side."""
-    return list(dict.fromkeys([*described(db, BEFORE), *described(db, AFTER)]))
+    """The tables that are on either side, virtual ones too."""
+    sides = BEFORE, AFTER
+    return list(dict.fromkeys(name for side in sides for name in (*described(db, side), *virtual_tables(db, side))))
 
 
 def rows_of(db: apsw.Connection, table: TableDifference, kinds: Collection[str] = ()) -> Iterator[RowChange]:
