@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -437,6 +439,37 @@ def test_prune_says_what_goes_and_why_when_it_is_tried(place: Place) -> None:
     assert told(place, "prune", "shop")["bytes_going"] == 0
     assert place.run("restore", "shop", "--at", "label:p0", "-o", place.folder / "o.db").returncode == 17
     place.good("verify", "shop")
+
+
+def test_prune_advises_only_points_that_can_be_a_file_when_there_is_a_virtual_table(tmp_path: Path) -> None:
+    place = Place(tmp_path).installed()
+    place.write("CREATE VIRTUAL TABLE search USING fts5(a)")
+    place.good("pull")
+    lets_go = 'snapshot = "1h"\nkeep = { operations = "1ms", last = 1 }\n'
+
+    def labelled(label: str, *statements: str) -> str:
+        """What prune would say when such a point is about to go."""
+        place.configure()
+        place.write("UPDATE posts SET title = title || 'x'", *statements)
+        place.good("source", "point", place.db, "--label", label)
+        for _ in range(2):
+            place.write("UPDATE posts SET title = title || 'y'")
+            place.good("pull")
+            told(place, "snapshot", "shop")
+        place.configure(f'[jobs.shop]\nsource = "local:{place.db}"\n{lets_go}')
+        said = place.good("prune", "shop", "-n").stdout
+        assert f"among them {label}" in said
+        return said
+
+    said = labelled("it's between", "INSERT INTO search VALUES ('y')")
+    assert "--pin" not in said
+    [advice] = re.findall(r"to have one as a file: (.*)\)", said)
+    assert place.run(*shlex.split(advice.replace("FILE", "out.db"))[1:]).returncode == 3
+    assert place.run("snapshot", "shop", "--at", "label:it's between", "--pin").returncode == 17
+    said = labelled("it's between")
+    [advice] = re.findall(r"to keep one: (.*)\)", said)
+    assert place.run(*shlex.split(advice)[1:]).returncode == 0
+    assert ", 1 pinned" in place.good("status").stdout
 
 
 def test_prune_waits_for_nobody_when_a_restore_runs_or_a_pull_holds_the_job(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from rollrep.core.errors import NotSetUp, Temporary, UsageError
 from rollrep.core.units import show_bytes, show_count, show_duration
 
 if TYPE_CHECKING:
+    from rollrep.destination.catalog import Catalog
     from rollrep.destination.catalog_rows import Segment
     from rollrep.destination.expire import Expiry, FileVerdict
+    from rollrep.destination.store import Store
 
 
 @click.command("snapshot", short_help="Make a snapshot of a point; label it, pin it.")
@@ -115,8 +118,10 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
         if confirmed is None:
             raise NotSetUp(f"no pull of {job} has ended yet", remedy=f"rollrep pull {job}")
         now = retention_now(confirmed)
+        keep = ""
         if dry_run:
             plan = expiry_of(store, catalog, chosen.keep, now)
+            keep = _how_to_keep(store, catalog, job, plan)
         else:
             with store.locked():
                 freed = empty_trash(store, catalog, clock.now())
@@ -127,7 +132,29 @@ def prune_command(ctx: click.Context, job: str, dry_run: bool, config: Path | No
                         remedy=f"wait for it, then: rollrep prune {job}",
                     )
     trash = trash_bytes(store.trash)
-    emit(as_json, "prune", _json(job, plan, dry_run, iso(now), freed, trash), *_lines(job, plan, dry_run, freed, trash))
+    lines = _lines(job, plan, dry_run, freed, trash, keep)
+    emit(as_json, "prune", _json(job, plan, dry_run, iso(now), freed, trash), *lines)
+
+
+def _how_to_keep(store: Store, catalog: Catalog, job: str, plan: Expiry) -> str:
+    """What to type to keep one of the labels that would be lost, in brackets; empty where there is none."""
+    from rollrep.destination.shadow_archive import ShadowArchive
+
+    labelled = [point for point in plan.lost if point.label]
+    if not labelled:
+        return ""
+    late = ShadowArchive(store, catalog).earlier_each([(point.line, point.id) for point in labelled])
+    exact = [point for point, earlier in zip(labelled, late, strict=True) if not earlier]
+    point = exact[0] if exact else labelled[0]
+    # A label means the newest point that is so called.
+    is_newest = catalog.points_named(label=point.label)[-1] == point
+    at = shlex.quote(f"label:{point.label}" if is_newest else f"point:{point.point}")
+    if exact:
+        return f" (to keep one: rollrep snapshot {job} --at {at} --pin)"
+    return (
+        " (a snapshot of none can be made, because virtual tables are known as of an earlier moment only;"
+        f" to have one as a file: rollrep restore {job} --at {at} --output FILE)"
+    )
 
 
 def _json(job: str, plan: Expiry, dry_run: bool, now: str, freed: int, trash: int) -> dict[str, object]:
@@ -152,7 +179,7 @@ def _json(job: str, plan: Expiry, dry_run: bool, now: str, freed: int, trash: in
     }  # fmt: skip
 
 
-def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Iterator[str]:
+def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int, keep: str) -> Iterator[str]:
     from rollrep.destination.catalog_rows import Snapshot
 
     line, run = 0, list[Any]()
@@ -180,11 +207,9 @@ def _lines(job: str, plan: Expiry, dry_run: bool, freed: int, trash: int) -> Ite
     if plan.lost:
         first, last = plan.lost[0], plan.lost[-1]
         no_more = "would no longer be restorable" if dry_run else "are no longer restorable"
-        keep = same_config(f" (to keep one: rollrep snapshot {job} --at label:X --pin)") if dry_run else ""
-        named = _named(plan)
         yield (
             f"{job}: {show_count(len(plan.lost), 'point')} {no_more}: {iso(first.time)} to {iso(last.time)}"
-            f"{named}{keep if named else ''}"
+            f"{_named(plan)}{same_config(keep)}"
         )
     if plan.oldest_kept and going:
         ago = show_duration((clock.now() - plan.oldest_kept.time).total_seconds())
