@@ -22,10 +22,12 @@ from rollrep.cli.page import page
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint, Hole, LineStory, Segment, Snapshot
 from rollrep.destination.choosing import restorable
+from rollrep.destination.expire import expire
 from rollrep.destination.keeping import annotate, make_snapshot
 from rollrep.destination.notes import Note
 from rollrep.destination.pull import Wishes, pull
 from rollrep.destination.reach import reach_of
+from rollrep.destination.retention import Grid
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import LineSeen, SnapshotSeen, Timeline, line_seen, read_timeline
 from rollrep.source.install import uninstall
@@ -61,6 +63,49 @@ def test_hole_is_drawn_when_it_is_narrower_than_a_cell() -> None:
     assert len(drawn) == 40
     assert drawn.count("╳") in (1, 2)
     assert set(drawn) <= set("━●╳")
+
+
+def test_hole_is_one_when_all_that_was_kept_between_it_and_others_is_gone() -> None:
+    seen = line_of(
+        [(5, NOW - 9 * DAY), (50, NOW - DAY)],
+        [(51, 60)],
+        [(5, NOW - 9 * DAY), (50, NOW - DAY), (60, NOW)],
+        [(2, 4), (7, 9), (20, 30), (40, 50)],
+    )
+    [hole] = seen.holes
+    assert (hole.begin, hole.end) == (NOW - 9 * DAY, NOW - DAY)
+    assert (hole.hole.after, hole.hole.until) == (7, 50)
+
+
+def test_no_hole_of_no_time_begins_a_line_when_nothing_before_it_is_kept() -> None:
+    points = [(50, NOW - DAY), (60, NOW)]
+    assert line_of([points[0]], [(51, 60)], points, [(7, 9), (40, 50)]).holes == ()
+
+
+def test_hole_is_told_once_when_pruning_took_what_lay_between(pair: FollowedPair) -> None:
+    pair.install(keep_rows=1)
+    for number in range(4):
+        pair.do(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)"
+            f" INSERT INTO t(v) SELECT {number} FROM n"
+        )
+        assert pair.pull() == ("mirror", "pruned")
+    before = timeline_of(pair).lines[0]
+    assert len(before.holes) == 4
+    with Catalog(pair.store.catalog) as catalog:
+        first, *_, newest = restorable(catalog)
+        annotate(pair.store, catalog, first, make_snapshot(pair.store, catalog, first, silent), None, True)
+        expire(pair.store, catalog, Grid(last=1, operations_s=0.001), newest.time + DAY)
+        assert len(catalog.holes()) == 4
+    [line] = timeline_of(pair).lines
+    [hole] = line.holes
+    assert (hole.begin, hole.end) == (line.points[0].time, line.points[-1].time)
+    said = bar_lines(timeline_of(pair), 80, ASCII)
+    assert len([each for each in said if each.startswith("hole")]) == 1
+    with Catalog(pair.store.catalog) as catalog:
+        annotate(pair.store, catalog, first, make_snapshot(pair.store, catalog, first, silent), None, False)
+        expire(pair.store, catalog, Grid(last=1, operations_s=0.001), newest.time + DAY)
+    assert timeline_of(pair).lines[0].holes == ()
 
 
 def test_snapshot_alone_is_a_moment_and_not_a_stretch_when_nothing_leads_on() -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import datetime as dt
 
 from rollrep.core.units import show_bytes, show_count, show_duration
-from rollrep.destination.timeline import LineSeen, Timeline
+from rollrep.destination.timeline import HoleSeen, LineSeen, Timeline
 
 REASONS = {
     "first": "the first pull",
@@ -110,7 +110,7 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
     said += _listed([
         f"hole    {_local(seen.begin)} to {_local(seen.end)}"
         f" ({show_duration((seen.end - seen.begin).total_seconds())}, line {line.story.line}):"
-        f" {REASONS.get(seen.hole.reason, seen.hole.reason)}"
+        f" {why_lost(seen)}"
         for line in timeline.lines for seen in line.holes
     ], "holes")  # fmt: skip
     # Where there are several lines, that of a label tells whether it is of the present.
@@ -124,6 +124,11 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
         for line in timeline.lines for seen in line.snapshots if seen.note.pinned
     ], "pins")  # fmt: skip
     return said
+
+
+def why_lost(seen: HoleSeen) -> str:
+    """Why there is a hole, in words."""
+    return "; ".join(REASONS.get(reason, reason) for reason in seen.reasons)
 
 
 def _listed(lines: list[str], what: str) -> list[str]:

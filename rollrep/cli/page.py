@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from rollrep.cli.bar import REASONS
+from rollrep.cli.bar import REASONS, why_lost
 from rollrep.cli.page_style import STYLE
 from rollrep.core.units import show_bytes, show_duration
 from rollrep.destination.catalog_rows import Freshness
@@ -110,8 +110,7 @@ def _lane(line: LineSeen, span: tuple[dt.datetime, dt.datetime], *, is_present: 
         title = f"{_when(stretch.begin)} to {_when(stretch.end)}: every point"
         parts.append(f'<i class=fine style="{_place(stretch.begin, stretch.end, span)}" title="{escape(title)}"></i>')
     for seen in line.holes:
-        why = REASONS.get(seen.hole.reason, seen.hole.reason)
-        title = f"hole, {_when(seen.begin)} to {_when(seen.end)}: {why}"
+        title = f"hole, {_when(seen.begin)} to {_when(seen.end)}: {why_lost(seen)}"
         parts.append(f'<i class=hole style="{_place(seen.begin, seen.end, span)}" title="{escape(title)}"></i>')
     for snap in line.snapshots:
         kind = "snap pin" if snap.note.pinned else "snap"
@@ -219,7 +218,7 @@ def _holes(timeline: Timeline) -> str:
     rows = [
         f"<tr><td>{_when(seen.begin)}</td><td>{_when(seen.end)}</td>"
         f"<td class=n>{escape(show_duration((seen.end - seen.begin).total_seconds()))}</td>"
-        f"<td>{escape(REASONS.get(seen.hole.reason, seen.hole.reason))}</td></tr>"
+        f"<td>{escape(why_lost(seen))}</td></tr>"
         for line in reversed(timeline.lines) for seen in reversed(line.holes)
     ]  # fmt: skip
     return _table("Holes", ("from", "to", "how long", "why"), rows, is_open=True)

@@ -101,7 +101,7 @@ def _line_json(line: LineSeen) -> dict[str, object]:
         ],
         "holes": [
             {"begin": iso(each.begin), "end": iso(each.end), "after_id": each.hole.after,
-             "until_id": each.hole.until, "reason": each.hole.reason}
+             "until_id": each.hole.until, "reason": each.hole.reason, "reasons": list(each.reasons)}
             for each in line.holes
         ],
         "snapshots": [

@@ -6,7 +6,8 @@
 
 A stretch is where the archive leads on from a snapshot: every point in it can be restored.  Where nothing leads on,
 a snapshot is a moment alone.  A hole is what the catalog recorded as one, from the last point before it to the
-first behind it.  Order is by log id; times never go back within a line.
+first behind it; several between the same two are one, and where nothing before it is kept there is none.  Order is
+by log id; times never go back within a line.
 
 Knows: the catalog, what reaches where, sizes of folders.  Does not know: terminals, pages.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rollrep.destination.catalog import Catalog
@@ -40,9 +42,14 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class HoleSeen:
+    """A hole between two moments that can be restored; of several that lie between the same two, all of them."""
+
     begin: dt.datetime
     end: dt.datetime
     hole: Hole
+    """from the first of them to the last; its reason is the last one's"""
+    reasons: tuple[str, ...]
+    """each of them once, oldest first"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +156,38 @@ def line_seen(
         begin = time_of(first, taken[first])
         end = max(begin, time_of(last, begin)) if last > first else begin
         stretches.append(Stretch(begin, end, first, last))
-    seen = []
-    for hole in holes:
-        behind = bisect.bisect_left(ids, hole.until)
-        until = times[behind] if behind < len(ids) else taken.get(hole.until)
-        if until is not None:
-            seen.append(HoleSeen(min(until, time_of(hole.after, until)), until, hole))
     restorable = tuple(
         PointSeen(point, time) for point, time in zip(points, times, strict=True) if reach.covers(story.line, point.id)
     )
-    return LineSeen(story, tuple(stretches), tuple(seen), tuple(snapshots), restorable)
+    seen = _holes_seen(holes, stretches, ids, times, taken)
+    return LineSeen(story, tuple(stretches), seen, tuple(snapshots), restorable)
+
+
+def _holes_seen(
+    holes: Sequence[Hole],
+    stretches: Sequence[Stretch],
+    ids: Sequence[int],
+    times: Sequence[dt.datetime],
+    taken: Mapping[int, dt.datetime],
+) -> tuple[HoleSeen, ...]:
+    """Those between two moments that are kept; `ids` and `times` are of points, `taken` of snapshots."""
+
+    def sides(hole: Hole) -> tuple[int, int]:
+        """How many stretches begin before it, and how many points lie before its end."""
+        begun = bisect.bisect_right(stretches, hole.after, key=lambda each: each.first)
+        return begun, bisect.bisect_left(ids, hole.until)
+
+    found = []
+    for (begun, behind), between in itertools.groupby(holes, sides):
+        together = list(between)
+        hole = together[-1]._replace(after=together[0].after)
+        until = times[behind] if behind < len(ids) else taken.get(hole.until)
+        # Where nothing before it is kept any more, it is nothing but where the past begins.
+        if until is not None and begun:
+            before = bisect.bisect_right(ids, hole.after)
+            begin = min(until, times[before - 1] if before else stretches[begun - 1].end)
+            found.append(HoleSeen(begin, until, hole, tuple(dict.fromkeys(each.reason for each in together))))
+    return tuple(found)
 
 
 def until_confirmed(line: LineSeen, confirmed: dt.datetime) -> LineSeen:
