@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import apsw
 import pytest
 from click.testing import CliRunner
 from freezegun import freeze_time
-from sources import pull_once
+from sources import copy_source, pull_once
 
 from rollrep.cli.main import cli
 from rollrep.core.clock import from_iso, iso, now
@@ -40,7 +42,7 @@ from rollrep.source.tables import Limits
 
 KEYS = {
     "job", "state", "troubles", "age_s", "confirmed", "clocks_differ_s", "every_s", "bandwidth", "position", "line", "points", "pulled",
-    "failure", "lasting", "mirroring", "snapshots", "bytes", "results",
+    "failure", "lasting", "mirroring", "history", "snapshots", "bytes", "results",
 }  # fmt: skip
 
 
@@ -391,6 +393,38 @@ def test_status_tells_of_a_mirror_operation_when_one_is_under_way_and_how_long_t
     found = shop.status()[1]["mirroring"]
     assert found["estimate_s"] == pytest.approx(9.0, rel=0.01), "a bridge reads nothing but what changed"
     assert found["last"]["seconds"] == 0.1
+
+
+def test_status_tells_of_holes_and_of_a_source_that_went_back_as_long_as_they_are_kept(shop: Shop) -> None:
+    shop.pulled(Limits(keep_rows=1, keep_keys=1))
+    assert "lost" not in shop.type("status")[1]
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO note(body) SELECT i FROM n"
+    shop.do(many)
+    assert shop.pull() is None
+    code, said = shop.type("status")
+    assert code == 0
+    assert re.search(
+        r"^  lost     a hole from .*Z to .*Z: the log had forgotten what was needed; see: rollrep timeline shop$",
+        said,
+        re.M,
+    )
+    backup = shop.path.with_name("backup.db")
+    copy_source(shop.path, backup)
+    shop.do(many)
+    assert shop.pull() is None
+    shop.db.close()
+    for ending in ("-wal", "-shm"):
+        shop.path.with_name(shop.path.name + ending).unlink(missing_ok=True)
+    shutil.copyfile(backup, shop.path)
+    assert shop.pull() is None
+    code, said = shop.type("status")
+    assert code == 0 and "  lost     2 holes, the newest from" in said
+    assert re.search(
+        r"^  line     2 began .*Z: the source was set back; what was before is kept as line 1$", said, re.M
+    )
+    history = shop.status()[1]["history"]
+    assert [each["reasons"] for each in history["holes"]] == [["pruned"], ["pruned"]]
+    assert (history["line_reason"], history["line_before"]) == ("ahead", 1)
 
 
 def test_status_shows_what_the_newest_rehearsal_found(shop: Shop) -> None:

@@ -18,7 +18,7 @@ from rollrep.core.errors import PartlyDone
 from rollrep.core.units import show_bytes, show_count, show_duration, show_rate
 
 if TYPE_CHECKING:
-    from rollrep.jobs.status import Mirroring, Status
+    from rollrep.jobs.status import History, Mirroring, Status
 
 
 @click.command("status", short_help="How old is each mirror, and is it in trouble? Without asking the source.")
@@ -72,6 +72,7 @@ def _lines(found: Status) -> Iterator[str]:
     if found.sleep and not found.sleep.next:
         yield _told("log", found.sleep.text.removeprefix("the log "))
     yield from (_told("mirror", text) for text in _mirroring(found.mirroring))
+    yield from _history(found.job, found.history)
     snapshots = found.snapshots
     newest = f", the newest of {iso(snapshots.newest)}" if snapshots.newest else ""
     pinned = f", {snapshots.pinned:,} pinned" if snapshots.pinned else ""
@@ -118,6 +119,20 @@ def _mirroring(known: Mirroring) -> Iterator[str]:
         yield f"would take about {show_duration(known.estimate_s)} to make again"
 
 
+def _history(job: str, known: History) -> Iterator[str]:
+    from rollrep.cli.bar import REASONS, why_lost
+
+    if began := known.began:
+        reason = REASONS.get(began.reason, began.reason)
+        kept = f"what was before is kept as line {known.before}"
+        yield _told("line", f"{began.line} began {iso(began.began)}: {reason}; {kept}")
+    if known.holes:
+        newest, count = known.holes[-1], len(known.holes)
+        which = "a hole" if count == 1 else f"{count:,} holes, the newest"
+        span = f"from {iso(newest.begin)} to {iso(newest.end)}"
+        yield _told("lost", f"{which} {span}: {why_lost(newest)}; see: rollrep timeline {job}")
+
+
 def _made(told: dict[str, Any]) -> str:
     tables = told["tables"]
     rungs = " and ".join(sorted({str(each["rung"]) for each in tables}))
@@ -143,6 +158,15 @@ def status_json(found: Status) -> dict[str, object]:
         "failure": found.failure,
         "lasting": msgspec.to_builtins(found.lasting),
         "mirroring": msgspec.to_builtins(found.mirroring),
+        "history": {
+            "holes": [
+                {"begin": iso(each.begin), "end": iso(each.end), "reasons": list(each.reasons)}
+                for each in found.history.holes
+            ],
+            "line_began": iso(found.history.began.began) if found.history.began else None,
+            "line_reason": found.history.began.reason if found.history.began else None,
+            "line_before": found.history.before or None,
+        },
         "snapshots": {
             "count": found.snapshots.count,
             "pinned": found.snapshots.pinned,

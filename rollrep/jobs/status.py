@@ -4,6 +4,7 @@
     remembered  how the newest pull went, how the last one failed           is it in trouble?
                 how long the log lasted then, less what has passed          will it be?
     events      mirror operations, verifies, rehearsals
+    timeline    what is missing of the past that is kept
     files       snapshots, sizes
 
 Times are the destination's, but for `confirmed` and those of snapshots; where the two clocks differ, so does the
@@ -26,13 +27,13 @@ from rollrep.core.errors import NotSetUp, RollrepError
 from rollrep.core.units import show_duration
 from rollrep.core.windows import Lasting, later
 from rollrep.destination.catalog import Catalog
-from rollrep.destination.choosing import restorable
+from rollrep.destination.catalog_rows import LineStory
 from rollrep.destination.in_place import read_reached
 from rollrep.destination.mirror_db import State, state_of
 from rollrep.destination.notes import read_note
 from rollrep.destination.remembered import LASTING, PULL, remembered
 from rollrep.destination.store import Store
-from rollrep.destination.timeline import sizes_of
+from rollrep.destination.timeline import HoleSeen, Timeline, read_timeline
 from rollrep.jobs.check import (
     FAIL,
     OK,
@@ -83,6 +84,18 @@ class Snapshots:
     """the source's time"""
 
 
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Where the past that is kept is not one unbroken history."""
+
+    holes: tuple[HoleSeen, ...] = ()
+    """of all lines, the newest last"""
+    began: LineStory | None = None
+    """the present line, where it is not the first that is kept"""
+    before: int = 0
+    """the line before it"""
+
+
 @dataclasses.dataclass
 class Status:
     """One job, as its store knows it."""
@@ -104,6 +117,7 @@ class Status:
     """as it is now: less what has passed since the newest pull"""
     sleep: Sleep | None = None
     mirroring: Mirroring = dataclasses.field(default_factory=lambda: Mirroring(None, None, None))
+    history: History = dataclasses.field(default_factory=History)
     snapshots: Snapshots = dataclasses.field(default_factory=lambda: Snapshots(0, 0, None))
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     results: list[Item] = dataclasses.field(default_factory=list)
@@ -148,14 +162,14 @@ def status_of(config: Config, job: Job) -> Status:
 def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     now = clock.now()
     found.confirmed = catalog.confirmed()
-    found.points = len(restorable(catalog))
+    timeline = read_timeline(store, catalog)
+    found.points, found.sizes, found.history = len(timeline.points), timeline.bytes, _history(timeline)
     found.pulled = told_of(remembered(catalog, PULL), now)
     found.failure = last_failure(catalog, now)
     if found.confirmed:
         found.age_s = max(0.0, (now - found.confirmed).total_seconds())
         found.clocks_differ_s = _clocks_differ_s(found.pulled, found.confirmed)
     found.results = verified(job, catalog) + rehearsed(job, catalog)
-    found.sizes = sizes_of(store)
     found.mirroring = _mirroring(store, catalog, found.sizes["mirror"], job.bandwidth, now)
     snapshots = catalog.snapshots()
     pinned = sum(read_note(store, each).pinned is not None for each in snapshots)
@@ -166,6 +180,14 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
         database = parse_address(job.source).database
         found.sleep = judge(found.lasting, job.every_s, None, f"rollrep pull {job.name}", database)
     found.troubles = _troubles(found, job)
+
+
+def _history(timeline: Timeline) -> History:
+    holes = sorted((hole for line in timeline.lines for hole in line.holes), key=lambda each: each.end)
+    pulled = [line.story for line in timeline.lines if line.story.line > 0]
+    if len(pulled) < 2:
+        return History(tuple(holes))
+    return History(tuple(holes), pulled[-1], pulled[-2].line)
 
 
 def _clocks_differ_s(pulled: Told | None, confirmed: dt.datetime) -> float:
