@@ -368,9 +368,9 @@ MUTANTS = (
     ),
     Mutant(
         "a point is believed although the schema had changed",
-        "destination/archive.py",
-        "if after < point.id <= through and not point.schema_changed",
-        "if after < point.id <= through",
+        "destination/recording.py",
+        "if not point.schema_changed and not any(",
+        "if not any(",
         TRAPS + "point_is_not_offered_when_the_log_could_not_tell_all_that_led_to_it",
         "assert ",
     ),

@@ -80,7 +80,7 @@ BUGS = (
         "        self._catalog.add_segment(self._found(path, holds, 1))\n"
         "        return holds, self._found(path, holds, container.write_packed(",
         "puller_killed work",
-        34,
+        68,
     ),
     Bug(
         "the copy that a mirror operation begins with is not synced",
@@ -112,7 +112,7 @@ BUGS = (
         "    store.sweep()\n",
         "",
         "puller_killed work",
-        118,
+        26,
     ),
     Bug(
         "serve sends a batch inside its read transaction",

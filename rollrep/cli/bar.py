@@ -30,6 +30,8 @@ REASONS = {
     "import": "rollrep import",
     "rebuilt": "only a catalog that is gone knew why",
 }
+HOLES = {**REASONS, "first": "the mirror was lost"}
+"""of a hole: where nothing was pulled yet there is none"""
 MOST_LISTED = 8
 
 
@@ -128,7 +130,7 @@ def bar_lines(timeline: Timeline, width: int, signs: Signs) -> list[str]:
 
 def why_lost(seen: HoleSeen) -> str:
     """Why there is a hole, in words."""
-    return "; ".join(REASONS.get(reason, reason) for reason in seen.reasons)
+    return "; ".join(HOLES.get(reason, reason) for reason in seen.reasons)
 
 
 def _listed(lines: list[str], what: str) -> list[str]:

@@ -167,6 +167,7 @@ def _pull(
     from rollrep.cli.progress import CopyProgress
     from rollrep.hooks import plugin_manager
     from rollrep.jobs.run import Result, run_pull, surest_first
+    from rollrep.jobs.telling import said_of_missed
 
     hooks = plugin_manager()
     results: list[Result] = []
@@ -186,6 +187,8 @@ def _pull(
                 say(f"rollrep: {job.name}: NOT CARRIED {each}")
             for each in result.outcome.healed:
                 say(f"rollrep: {job.name}: {each} was damaged; its rows were fetched again")
+            for each in said_of_missed(result.outcome.missed.as_json()) if result.outcome.missed else ():
+                say(f"rollrep: {job.name}: NOT KEPT {each}; what is kept: rollrep points {job.name}")
             if somebody_watches() and not as_json and not result.error:
                 say(_summary(result))
     if as_json:

@@ -121,6 +121,7 @@ def _mirroring(known: Mirroring) -> Iterator[str]:
 
 def _history(job: str, known: History) -> Iterator[str]:
     from rollrep.cli.bar import REASONS, why_lost
+    from rollrep.jobs.telling import said_of_missed
 
     if began := known.began:
         reason = REASONS.get(began.reason, began.reason)
@@ -131,6 +132,9 @@ def _history(job: str, known: History) -> Iterator[str]:
         which = "a hole" if count == 1 else f"{count:,} holes, the newest"
         span = f"from {iso(newest.begin)} to {iso(newest.end)}"
         yield _told("lost", f"{which} {span}: {why_lost(newest)}; see: rollrep timeline {job}")
+    if known.missed:
+        ago = show_duration(known.missed["ago_s"])
+        yield from (_told("lost", f"{ago} ago, {each}") for each in said_of_missed(known.missed))
 
 
 def _made(told: dict[str, Any]) -> str:
@@ -166,6 +170,7 @@ def status_json(found: Status) -> dict[str, object]:
             "line_began": iso(found.history.began.began) if found.history.began else None,
             "line_reason": found.history.began.reason if found.history.began else None,
             "line_before": found.history.before or None,
+            "points_not_kept": found.history.missed,
         },
         "snapshots": {
             "count": found.snapshots.count,

@@ -167,13 +167,13 @@ class Archive:
             yield self.attach(db, segment)
 
     def points(self, line: int, after: int, through: int) -> list[Point]:
-        """The points of the archived rows `after` < id ≤ `through` that the log tells everything of."""
+        """The points of the archived rows `after` < id ≤ `through`, also those that the log can't vouch for."""
         return [
             point
             for segment in self._catalog.segments_after(line, after)
             if segment.first <= through
             for point in self.holds(segment).points
-            if after < point.id <= through and not point.schema_changed
+            if after < point.id <= through
         ]
 
     def path(self, segment: Segment) -> Path:

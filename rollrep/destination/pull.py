@@ -44,6 +44,7 @@ from rollrep.destination.mirror_db import (
     transaction,
     write_state,
 )
+from rollrep.destination.missed import Heard, Missed
 from rollrep.destination.moved import Moved, Progress
 from rollrep.destination.pace import Pace
 from rollrep.destination.recording import (
@@ -53,7 +54,7 @@ from rollrep.destination.recording import (
     record_points,
     was_put_back,
 )
-from rollrep.destination.remembered import LASTING, is_lasting_due, remember
+from rollrep.destination.remembered import LASTING, MISSED, is_lasting_due, remember
 from rollrep.destination.replay import Replay, apply_facts, has_facts
 from rollrep.destination.retention import Grid
 from rollrep.destination.shadow_step import ShadowStep
@@ -92,6 +93,8 @@ class Outcome:
     moved: list[Moved] = dataclasses.field(default_factory=list)
     """what a mirror operation moved, table by table"""
     points: list[CatalogPoint] = dataclasses.field(default_factory=list)
+    missed: Missed | None = None
+    """points with a label that are not kept"""
     snapshot: Snapshot | None = None
     refused: list[str] = dataclasses.field(default_factory=list)
     virtual_tables: list[str] = dataclasses.field(default_factory=list)
@@ -162,6 +165,7 @@ class _Pull:
         )  # fmt: skip
         self._out = Outcome()
         self._head_point: Point | None = None
+        self._heard = Heard(catalog)
         self._oldest = 0
         """of the source's log, when it was asked last"""
 
@@ -246,6 +250,7 @@ class _Pull:
                 mirror_requested=self._wishes.mirror and not again and not (state and state.reason),
                 tell_lasting=is_lasting_due(self._catalog),
                 tell_rows=self._expect is not None,
+                tell_labels_after=self._heard.after,
             )
         )
         if answer.layout is None and (state is None or answer.schema_digest != state.schema_digest):
@@ -258,6 +263,7 @@ class _Pull:
         if state and not self._wishes.accept_source:
             refuse_another_source(state, answer.database_id, answer.instance, self._store.job)
         self._head_point, self._oldest = answer.facts.point, answer.oldest
+        self._heard.hear(answer.labels)
         if answer.layout:
             self._out.refused = [f"{each.name}: {each.reason}" for each in answer.layout.refused]
         return answer
@@ -348,7 +354,11 @@ class _Pull:
         head = self._head_point
         if head is None or head.id != state.position.id or head.schema_changed:
             head = Point(state.position.id, state.time, "pull", None)
-        self._out.points = record_points(self._catalog, self._archive, state, [head])
+        recorded = record_points(self._catalog, self._archive, state, [head])
+        self._out.points = recorded.points
+        self._out.missed = self._heard.missed(state, recorded.passed_over, self._out.reason)
+        if self._out.missed:
+            remember(self._catalog, MISSED, self._out.missed.as_json())
         self._out.position, self._out.time = state.position, state.time
         self._catalog.confirm(state.time)
         if is_snapshot_due(self._catalog, self._archive, state, self._wishes.snapshot_s):

@@ -6,6 +6,7 @@ Knows: the archive, the catalog, the mirror's state.  Does not know: the wire.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import msgspec
 
@@ -21,24 +22,34 @@ from rollrep.destination.snapshots import take_snapshot
 from rollrep.destination.store import Store
 
 
-def record_points(catalog: Catalog, archive: Archive, state: State, more: list[Point]) -> list[CatalogPoint]:
-    """Records the points up to where the mirror stands, and `more`; returns those that are new."""
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What became of the archived points up to where the mirror stands."""
+
+    points: list[CatalogPoint]
+    """those that are new"""
+    passed_over: list[Point]
+    """those that are not kept: the log can't vouch for them, or they lie in a hole"""
+
+
+def record_points(catalog: Catalog, archive: Archive, state: State, more: list[Point]) -> Recorded:
+    """Records the points up to where the mirror stands, and `more`."""
     line = Line(state.line, state.position.epoch)
     recorded = catalog.points_recorded_through(state.line)
     holes = [hole for hole in catalog.holes() if hole.line == state.line and hole.until > recorded]
     # What lies behind a hole is not reached from before it, so each hole's far side begins anew.
     starts = [recorded, *(hole.until for hole in holes)]
+    archived = {p.id: p for start in starts for p in archive.points(state.line, start, state.position.id)}
     by_id = {
         point.id: point
-        for start in starts
-        for point in archive.points(state.line, start, state.position.id)
-        if not any(hole.after < point.id < hole.until for hole in holes)
+        for point in archived.values()
+        if not point.schema_changed and not any(hole.after < point.id < hole.until for hole in holes)
     }
     found = [by_id[log_id] for log_id in sorted(by_id)]
     extra = [p for p in more if p.id not in by_id and not catalog.has_point(state.line, p.id)]
     with catalog.connection:
         added = catalog.add_points(line, [*found, *extra], state.position.id)
-    return added
+    return Recorded(added, [point for log_id, point in archived.items() if log_id not in by_id])
 
 
 def record_archived(store: Store, catalog: Catalog) -> None:

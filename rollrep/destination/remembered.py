@@ -4,6 +4,7 @@
     pull       a pull that ended well                answer, reason, operations, bytes, seconds
     failure    a pull that did not                   kind, facts, remedy, exit_code
     lasting    a pull, once in LASTING_EVERY_S       what the source said of its log
+    missed     a pull that did not keep points       their labels, and why
 
 A row of each kind and no more: pulls come too often to be events.  Nothing else needs them to be there, so a
 catalog without them is whole.
@@ -25,7 +26,7 @@ from rollrep.core.windows import Lasting
 from rollrep.destination.catalog import Catalog
 from rollrep.query import find_row, has_table
 
-PULL, FAILURE, LASTING = "pull", "failure", "lasting"
+PULL, FAILURE, LASTING, MISSED = "pull", "failure", "lasting", "missed"
 LASTING_EVERY_S = 60.0
 """it costs the source 5 ms, and does not change faster than a rate that lasts"""
 

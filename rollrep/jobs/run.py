@@ -76,6 +76,7 @@ class Result:
             "rows_mirrored": self.outcome.rows_mirrored,
             "tables": [dataclasses.asdict(each) for each in self.outcome.moved],
             "points_recorded": len(self.outcome.points),
+            "points_not_kept": self.outcome.missed.as_json() if self.outcome.missed else None,
             "snapshot": snapshot.path if snapshot else None,
             "not_carried": self.outcome.refused,
             "fetched_again": self.outcome.healed,

@@ -31,7 +31,7 @@ from rollrep.destination.catalog_rows import LineStory
 from rollrep.destination.in_place import read_reached
 from rollrep.destination.mirror_db import State, state_of
 from rollrep.destination.notes import read_note
-from rollrep.destination.remembered import LASTING, PULL, remembered
+from rollrep.destination.remembered import LASTING, MISSED, PULL, remembered
 from rollrep.destination.store import Store
 from rollrep.destination.timeline import HoleSeen, Timeline, read_timeline
 from rollrep.jobs.check import (
@@ -94,6 +94,8 @@ class History:
     """the present line, where it is not the first that is kept"""
     before: int = 0
     """the line before it"""
+    missed: Told | None = None
+    """points with a label that were not kept the last time that this was so"""
 
 
 @dataclasses.dataclass
@@ -163,7 +165,7 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     now = clock.now()
     found.confirmed = catalog.confirmed()
     timeline = read_timeline(store, catalog)
-    found.points, found.sizes, found.history = len(timeline.points), timeline.bytes, _history(timeline)
+    found.points, found.sizes, found.history = len(timeline.points), timeline.bytes, _history(timeline, catalog, now)
     found.pulled = told_of(remembered(catalog, PULL), now)
     found.failure = last_failure(catalog, now)
     if found.confirmed:
@@ -182,12 +184,15 @@ def _read(found: Status, store: Store, catalog: Catalog, job: Job) -> None:
     found.troubles = _troubles(found, job)
 
 
-def _history(timeline: Timeline) -> History:
+def _history(timeline: Timeline, catalog: Catalog, now: dt.datetime) -> History:
+    missed = told_of(remembered(catalog, MISSED), now)
+    if missed and not (timeline.span and missed["since"] and clock.from_iso(missed["since"]) >= timeline.span[0]):
+        missed = None
     holes = sorted((hole for line in timeline.lines for hole in line.holes), key=lambda each: each.end)
     pulled = [line.story for line in timeline.lines if line.story.line > 0]
     if len(pulled) < 2:
-        return History(tuple(holes))
-    return History(tuple(holes), pulled[-1], pulled[-2].line)
+        return History(tuple(holes), missed=missed)
+    return History(tuple(holes), pulled[-1], pulled[-2].line, missed)
 
 
 def _clocks_differ_s(pulled: Told | None, confirmed: dt.datetime) -> float:

@@ -36,6 +36,7 @@ from rollrep.source.forgotten import Forgotten
 from rollrep.source.forgotten_ranges import read_ranges
 from rollrep.source.inspect import layout_of, virtual_tables
 from rollrep.source.install import note_header, renew_epoch, repair
+from rollrep.source.labels import labels_for
 from rollrep.source.log import (
     Ends,
     Meta,
@@ -247,6 +248,7 @@ class _Server:
             kind, reason = "mirror", reason or "requested"
         elif not reason and hello.schema_digest != self._digest:
             kind, reason = "mirror", "schema"
+        known = _known_id(hello.position, reason)
         self._meta, self._shapes = meta, {shape.id: shape for shape in shapes}
         self._shadows = {shape.table: shape for each in virtuals for shape in each.shadows}
         return Answer(
@@ -262,10 +264,9 @@ class _Server:
             version=__version__,
             sqlite_version=apsw.sqlite_lib_version(),
             journal_mode=str(db.pragma("journal_mode")),
-            lasting=read_windows(db, meta, ends).lasting(_known_id(hello.position, reason))
-            if hello.tell_lasting
-            else None,
+            lasting=read_windows(db, meta, ends).lasting(known) if hello.tell_lasting else None,
             rows={shape.id: rows_about(db, shape) for shape in shapes} if hello.tell_rows and kind == "mirror" else {},
+            labels=labels_for(db, meta, hello, known) if kind == "mirror" else None,
         )
 
     def _send_batches(self, wanted: messages.SendBatches) -> None:

@@ -26,10 +26,12 @@ from typing import Literal
 
 import msgspec
 
-from rollrep.core.nouns import Epoch, Facts, Integer, Layout, Position, Shape
+from rollrep.core.nouns import Epoch, Facts, Integer, Layout, Point, Position, Shape
 from rollrep.core.windows import Lasting
 
 AnswerKind = Literal["resume", "up_to_date", "mirror"]
+MOST_LABELS, MOST_SIGNS = 100, 200
+"""how many labels are told, and how much of each"""
 ByLeaves = Literal["", "as one", "each"]
 MirrorReason = Literal["", "first", "pruned", "epoch", "diverged", "ahead", "schema", "requested"]
 
@@ -54,6 +56,19 @@ class Hello(Message, frozen=True):
     """asks for `Answer.lasting`, which a pull does not need"""
     tell_rows: bool = False
     """asks for `Answer.rows`, where somebody watches"""
+    tell_labels_after: Integer | None = None
+    """asks for `Answer.labels`; up to this log id they are known"""
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """The labelled points of the log, behind what the destination knows where it is of this log."""
+
+    points: tuple[Point, ...]
+    """the newest of them, oldest first; a long label is cut"""
+    more: Integer
+    """older ones than these"""
+    forgotten: Integer | None
+    """rows behind it that may have been points, and of which only the time is left; None where that is gone too"""
 
 
 class Answer(Message, frozen=True):
@@ -76,6 +91,8 @@ class Answer(Message, frozen=True):
     """how long the log lasts for a destination there, where that was asked for"""
     rows: dict[int, int] = msgspec.field(default_factory=dict)
     """about how many each table has, by shape, where that was asked for and tables are to be mirrored"""
+    labels: Labels | None = None
+    """where that was asked for and tables are to be mirrored, which may jump over points"""
 
 
 class Refusal(Message, frozen=True):
