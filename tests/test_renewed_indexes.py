@@ -5,9 +5,13 @@ pull ──► DROP INDEX ──► rows that it would not have let in, or VACUU
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
+import features
 import oracle
 import pytest
 from pair import FollowedPair
@@ -16,7 +20,8 @@ from rollrep.core.moments import Latest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.choosing import find_point
 from rollrep.source import reader
-from rollrep.source.tables import NEWER_INDEXES, SCHEMA_TEXT, WRITE_POINT, Limits
+from rollrep.source.install import install
+from rollrep.source.tables import CAPTURE, NEWER_INDEXES, SCHEMA_TEXT, WRITE_POINT, Limits
 
 NOTES = "CREATE TABLE note(text, n); CREATE INDEX by_n ON note(n);" + "".join(
     f"INSERT INTO note VALUES ('t{n}', {n});" for n in range(10)
@@ -145,3 +150,42 @@ def test_no_table_is_mirrored_and_no_point_lost_when_an_older_version_captured_t
     pair.do("CREATE INDEX by_text ON note(text)")
     assert pair.pull() == ("mirror", "schema")
     assert pair.tables_mirrored == ["note"]
+
+
+def test_triggers_are_made_anew_by_the_first_pull_when_an_older_capture_differs_in_them_alone(
+    pair: FollowedPair,
+) -> None:
+    pair.start("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE u(v)")
+    trigger = "_rollrep_insert_t"
+    (text,) = next(pair.db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (trigger,)))
+    for statement in (f"DROP TRIGGER {trigger}", text.replace("julianday('now')", "julianday('2000-01-01')")):
+        pair.do(statement)
+    older = SCHEMA_TEXT.replace(f"'capture {CAPTURE}'", f"'capture {CAPTURE - 1}'")
+    pair.do(f"UPDATE _rollrep_meta SET schema_text = {older}")
+    pair.do("INSERT INTO t VALUES (1, 1)")
+    pair.pull()
+    assert pair.tables_mirrored == ["t"]
+    assert next(pair.db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (trigger,)))[0] != text.replace(
+        "julianday('now')", "julianday('2000-01-01')"
+    )
+    latest_is_the_source(pair)
+
+
+def test_number_of_capture_is_raised_when_a_trigger_says_something_else() -> None:
+    """Where this is red: raise CAPTURE, and put what it says here."""
+    texts: list[str] = []
+    for schema, _ in features.CARRIED.values():
+        with contextlib.closing(apsw.Connection(":memory:")) as db:
+            try:
+                db.execute(schema)
+                install(db, Limits())
+            except apsw.Error:
+                continue  # what only a plugin or a file gives
+            texts += [
+                sql.replace(f"'capture {CAPTURE}'", "")
+                for (sql,) in db.execute(
+                    "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '_rollrep_*' ORDER BY name"
+                )
+            ]
+    assert len(texts) > 300
+    assert (CAPTURE, hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]) == (2, "2bdd1afc0f4c8974")

@@ -58,13 +58,18 @@ NEWER_INDEXES = (
 
 VACUUM, which writes the schema anew, puts indexes before triggers."""
 
+CAPTURE = 2
+"""raised with every change of what our triggers say: the first pull by a newer rollrep makes those anew that differ"""
+
 SCHEMA_TEXT = (
     "(SELECT group_concat(type || ' ' || name || ' ' || ifnull(sql, ''), char(10)) FROM"
     " (SELECT type, name, sql FROM sqlite_master ORDER BY type, name)) || char(10) || ifnull((SELECT"
     " group_concat(name) FROM (SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid)), '')"
     f" || char(10) || ifnull((SELECT group_concat(name) FROM ({NEWER_INDEXES} ORDER BY name)), '')"
+    f" || char(10) || 'capture {CAPTURE}'"
 )
-"""SQL for the text of every object, ours included, the order of triggers, in which they fire, and the newer indexes.
+"""SQL for the text of every object, ours included, the order of triggers, in which they fire, the newer indexes, and
+which rollrep captured them.
 
 It says whether capture still stands as it was made.  `PRAGMA schema_version` would be cheaper, but edits by
 `writable_schema` leave it as it was, VACUUM raises it, and a trigger may not ask for it
