@@ -36,6 +36,7 @@ from rollrep.jobs import check
 from rollrep.jobs.config import load_config
 from rollrep.jobs.rehearse import REHEARSAL_EVENT
 from rollrep.jobs.run import error_json, run_pull
+from rollrep.source import pages
 from rollrep.source import status as source_status
 from rollrep.source.install import install
 from rollrep.source.tables import Limits
@@ -445,3 +446,22 @@ def test_status_changes_nothing_and_waits_for_nobody_when_a_pull_holds_the_lock(
         assert shop.status()[0] == 0
     after = {path: path.read_bytes() for path in shop.store.folder.rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_status_says_how_long_a_mirror_operation_would_take_when_the_first_copy_went_by_pages(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LEAST_BYTES", 0)
+    install(shop.db, Limits())
+    pull_once(shop.store, shop.path)
+    with Catalog(shop.store.catalog) as catalog:
+        assert {each["rung"] for _, told in catalog.events("mirror") for each in told["tables"]} == {"pages"}
+    mirroring = shop.status()[1]["mirroring"]
+    assert mirroring["estimate_s"] == pytest.approx(mirroring["last"]["seconds"])
+
+
+def test_status_estimates_nothing_when_the_only_mirror_operation_was_of_a_database_without_tables(shop: Shop) -> None:
+    shop.do("DROP TABLE note")
+    shop.pulled()
+    mirroring = shop.status()[1]["mirroring"]
+    assert (mirroring["estimate_s"], mirroring["last"]["reason"]) == (None, "first")

@@ -244,7 +244,7 @@ def _read_all(told: Told) -> bool:
     if not told.get("mirror_bytes"):
         return False
     rungs = {each["rung"] for each in told["tables"]}
-    return told["reason"] != "schema" and rungs <= {"copy", "digests"} != set()
+    return told["reason"] != "schema" and bool(rungs) and rungs <= {"copy", "digests", "pages"}
 
 
 def _under_way(store: Store) -> UnderWay | None:
