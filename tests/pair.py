@@ -8,9 +8,10 @@ import apsw
 import oracle
 from sources import copy_source, pull_once
 
+from rollrep.core.moments import Latest
 from rollrep.destination.catalog import Catalog
 from rollrep.destination.catalog_rows import CatalogPoint
-from rollrep.destination.choosing import restorable
+from rollrep.destination.choosing import find_point, restorable
 from rollrep.destination.restore import plan, restore
 from rollrep.destination.store import Store
 from rollrep.source.install import install
@@ -55,6 +56,13 @@ class Pair:
             made = restore(self.store, catalog, plan(catalog, point), output, force=True, progress=lambda _: None)
         self.damaged = [path.name for path in made.damaged]
         return output
+
+    def latest_is_the_source(self) -> None:
+        """The mirror, and what is restored of the newest point."""
+        oracle.assert_same(self.path, self.store.mirror)
+        with Catalog(self.store.catalog) as catalog:
+            newest = find_point(catalog, Latest())
+        oracle.assert_same(self.path, self.restored(newest))
 
     def same_at(self, log_id: int, kept: Path) -> None:
         oracle.assert_same(kept, self.restored(self.points_at(log_id)[0]))

@@ -14,9 +14,6 @@ import pytest
 from draws import SeededDraw, attempt, create, write
 from pair import FollowedPair
 
-from rollrep.core.moments import Latest
-from rollrep.destination.catalog import Catalog
-from rollrep.destination.choosing import find_point
 from rollrep.source.tables import NEWEST_OBJECTS, Limits
 
 TABLES = (
@@ -52,13 +49,6 @@ def pair(tmp_path: Path) -> Iterator[FollowedPair]:
     made.db.close()
 
 
-def latest_is_the_source(pair: FollowedPair) -> None:
-    oracle.assert_same(pair.path, pair.store.mirror)
-    with Catalog(pair.store.catalog) as catalog:
-        newest = find_point(catalog, Latest())
-    oracle.assert_same(pair.path, pair.restored(newest))
-
-
 @pytest.mark.parametrize("what", PASSING)
 def test_rows_are_right_when_an_index_or_trigger_came_and_went(pair: FollowedPair, what: str) -> None:
     pair.start(TABLES)
@@ -67,11 +57,11 @@ def test_rows_are_right_when_an_index_or_trigger_came_and_went(pair: FollowedPai
         pair.do(statement)
     assert pair.pull() == ("mirror", "schema")
     assert "t" in pair.tables_mirrored
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
     pair.same_at(*before)
     pair.do("UPDATE t SET n = n + 1")
     assert pair.pull() == ("resume", "")
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def test_only_tables_that_were_written_meanwhile_are_mirrored_again(pair: FollowedPair) -> None:
@@ -81,7 +71,7 @@ def test_only_tables_that_were_written_meanwhile_are_mirrored_again(pair: Follow
     pair.do("INSERT INTO other VALUES (2, 2)")
     pair.pull()
     assert pair.tables_mirrored == ["t"]
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def test_rows_are_right_when_another_table_was_captured_anew_before_the_pull(pair: FollowedPair) -> None:
@@ -91,7 +81,7 @@ def test_rows_are_right_when_another_table_was_captured_anew_before_the_pull(pai
     pair.do("CREATE UNIQUE INDEX lasting ON other(n)")
     pair.install()
     pair.pull()
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def test_rows_are_right_when_even_their_keys_are_forgotten(pair: FollowedPair) -> None:
@@ -102,7 +92,7 @@ def test_rows_are_right_when_even_their_keys_are_forgotten(pair: FollowedPair) -
     for n in range(300):
         pair.do(f"INSERT INTO other(n) VALUES ({n})")
     pair.pull()
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +117,7 @@ def test_nothing_is_mirrored_again_when_nothing_could_have_acted_unseen(
     for statement in meanwhile:
         pair.do(statement)
     assert pair.pull() == ("resume", "")
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 @pytest.mark.parametrize("seed", range(290, 314))

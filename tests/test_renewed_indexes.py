@@ -12,13 +12,9 @@ from pathlib import Path
 
 import apsw
 import features
-import oracle
 import pytest
 from pair import FollowedPair
 
-from rollrep.core.moments import Latest
-from rollrep.destination.catalog import Catalog
-from rollrep.destination.choosing import find_point
 from rollrep.source import reader
 from rollrep.source.install import install
 from rollrep.source.tables import CAPTURE, NEWER_INDEXES, SCHEMA_TEXT, WRITE_POINT, Limits
@@ -33,13 +29,6 @@ def pair(tmp_path: Path) -> Iterator[FollowedPair]:
     made = FollowedPair(tmp_path)
     yield made
     made.db.close()
-
-
-def latest_is_the_source(pair: FollowedPair) -> None:
-    oracle.assert_same(pair.path, pair.store.mirror)
-    with Catalog(pair.store.catalog) as catalog:
-        newest = find_point(catalog, Latest())
-    oracle.assert_same(pair.path, pair.restored(newest))
 
 
 def loaded_without_its_index(pair: FollowedPair) -> None:
@@ -60,7 +49,7 @@ def test_rows_stay_when_they_were_loaded_while_a_unique_index_was_away(
     loaded_without_its_index(pair)
     assert pair.pull() == ("mirror", "schema")
     assert pair.tables_mirrored == ["t"]
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
     pair.same_at(*before)
     pair.do("INSERT OR REPLACE INTO t VALUES (9, 'e', 9)")
     pair.same()
@@ -73,7 +62,7 @@ def test_rows_stay_when_the_schema_was_captured_anew_before_the_pull(pair: Follo
     loaded_without_its_index(pair)
     pair.install()
     assert pair.pull() == ("mirror", "schema")
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 @pytest.mark.parametrize("again", ["by_n ON note(n)", "by_text ON note(text)"], ids=["the_same", "another"])
@@ -84,7 +73,7 @@ def test_rows_keep_their_numbers_when_the_only_index_was_away_for_a_vacuum(pair:
     for statement in ("DROP INDEX by_n", "VACUUM", f"CREATE INDEX {again}", "DELETE FROM note WHERE n = 5"):
         pair.do(statement)
     assert pair.pull() == ("mirror", "schema")
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def test_nothing_is_mirrored_when_an_index_came_and_the_database_was_vacuumed(pair: FollowedPair) -> None:
@@ -116,7 +105,7 @@ def test_change_that_no_row_tells_arrives_when_the_keys_are_forgotten(pair: Foll
     for n in range(1_000):
         pair.do("INSERT OR REPLACE INTO busy(id, v) VALUES (1, ?)", (n,))
     assert pair.pull()[0] == "mirror"
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def captured_by_an_older_version(pair: FollowedPair, index: str) -> None:
@@ -144,7 +133,7 @@ def test_no_table_is_mirrored_and_no_point_lost_when_an_older_version_captured_t
     before = pair.point()
     pair.do("UPDATE note SET text = 'last' WHERE n = 2")
     pair.same()
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
     pair.same_at(*before)
     pair.do("DROP INDEX by_text")
     pair.do("CREATE INDEX by_text ON note(text)")
@@ -168,7 +157,7 @@ def test_triggers_are_made_anew_by_the_first_pull_when_an_older_capture_differs_
     assert next(pair.db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (trigger,)))[0] != text.replace(
         "julianday('now')", "julianday('2000-01-01')"
     )
-    latest_is_the_source(pair)
+    pair.latest_is_the_source()
 
 
 def test_number_of_capture_is_raised_when_a_trigger_says_something_else() -> None:
